@@ -1,0 +1,244 @@
+"""Keras's activation functions, over `jax.nn`. Each takes an array of any shape and works element by element,
+unless it says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Shaped
+
+from epochal.config import deserialize, register_functions
+from epochal.names import find
+
+In = Shaped[Array | np.ndarray, "*shape"]
+Out = Shaped[Array, "*shape"]
+
+
+def linear(x: Any) -> Any:
+    """x itself."""
+    return x
+
+
+def relu(
+    x: In, negative_slope: int | float = 0.0, max_value: int | float | None = None, threshold: int | float = 0.0
+) -> Out:
+    """max(x, 0), with Keras's variations.
+
+    Args:
+        x: any shape.
+        negative_slope: below the threshold the result is negative_slope * (x - threshold).
+        max_value: the result is cut off here.
+        threshold: values up to here count as negative.
+    """
+    if negative_slope and max_value is None and not threshold:
+        return jax.nn.leaky_relu(x, negative_slope)
+    y = jnp.where(x > threshold, x, 0) if threshold else jax.nn.relu(x)
+    if max_value is not None:
+        y = jnp.clip(y, 0, max_value)
+    return y - negative_slope * jax.nn.relu(threshold - x) if negative_slope else y
+
+
+def relu6(x: In) -> Out:
+    """min(max(x, 0), 6)."""
+    return jax.nn.relu6(x)
+
+
+def leaky_relu(x: In, negative_slope: int | float = 0.2) -> Out:
+    """x where it is positive, negative_slope * x elsewhere."""
+    return jax.nn.leaky_relu(x, negative_slope)
+
+
+def elu(x: In, alpha: int | float = 1.0) -> Out:
+    """x where it is positive, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
+    return jax.nn.elu(x, alpha)
+
+
+def selu(x: In) -> Out:
+    """1.0507 * elu(x, 1.6733), which keeps mean 0 and variance 1 from layer to layer (Klambauer et al. 2017)."""
+    return jax.nn.selu(x)
+
+
+def celu(x: In, alpha: int | float = 1.0) -> Out:
+    """x where it is positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017)."""
+    return jax.nn.celu(x, alpha)
+
+
+def gelu(x: In, approximate: bool = False) -> Out:
+    """x times the normal distribution function of x, or its tanh approximation (Hendrycks and Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate)
+
+
+def sigmoid(x: In) -> Out:
+    """1 / (1 + exp(-x))."""
+    return jax.nn.sigmoid(x)
+
+
+def hard_sigmoid(x: In) -> Out:
+    """x / 6 + 1/2, cut off at 0 and 1."""
+    return jax.nn.hard_sigmoid(x)
+
+
+def log_sigmoid(x: In) -> Out:
+    """log(1 / (1 + exp(-x)))."""
+    return jax.nn.log_sigmoid(x)
+
+
+def sparse_sigmoid(x: In) -> Out:
+    """(x + 1) / 2, cut off at 0 and 1 (Blondel et al. 2019)."""
+    return jax.nn.sparse_sigmoid(x)
+
+
+def softmax(x: In, axis: int | Sequence[int] = -1) -> Out:
+    """exp(x) divided by its sum over `axis`."""
+    return jax.nn.softmax(x, axis if isinstance(axis, int) else tuple(axis))
+
+
+def log_softmax(x: In, axis: int | Sequence[int] = -1) -> Out:
+    """The logarithm of softmax over `axis`."""
+    return jax.nn.log_softmax(x, axis if isinstance(axis, int) else tuple(axis))
+
+
+def sparsemax(x: In, axis: int = -1) -> Out:
+    """The probability vector nearest to x, along `axis` (Martins and Astudillo 2016, algorithm 1)."""
+    z = jnp.moveaxis(jnp.asarray(x), axis, -1)
+    down = jnp.flip(jnp.sort(z, axis=-1), axis=-1)
+    k = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    excess = jnp.cumsum(down, axis=-1) - 1
+    kept = (k * down > excess).sum(axis=-1, keepdims=True)
+    tau = jnp.take_along_axis(excess, kept - 1, axis=-1) / kept.astype(z.dtype)
+    return jnp.moveaxis(jnp.maximum(z - tau, 0), -1, axis)
+
+
+def softplus(x: In) -> Out:
+    """log(1 + exp(x))."""
+    return jax.nn.softplus(x)
+
+
+def softsign(x: In) -> Out:
+    """x / (1 + |x|)."""
+    return jax.nn.soft_sign(x)
+
+
+def tanh(x: In) -> Out:
+    """The hyperbolic tangent."""
+    return jnp.tanh(x)
+
+
+def silu(x: In) -> Out:
+    """x * sigmoid(x), also called swish (Ramachandran et al. 2017)."""
+    return jax.nn.silu(x)
+
+
+def hard_silu(x: In) -> Out:
+    """x * hard_sigmoid(x), also called hard swish (Howard et al. 2019)."""
+    return jax.nn.hard_silu(x)
+
+
+def mish(x: In) -> Out:
+    """x * tanh(softplus(x)) (Misra 2019)."""
+    return jax.nn.mish(x)
+
+
+def exponential(x: In) -> Out:
+    """exp(x)."""
+    return jnp.exp(x)
+
+
+def glu(x: In, axis: int = -1) -> Shaped[Array, "*halved"]:
+    """a * sigmoid(b), where a and b are the halves of x along `axis` (Dauphin et al. 2017).
+
+    Raises:
+        ValueError: the size of x along `axis` is odd.
+    """
+    if x.shape[axis] % 2:
+        raise ValueError(f"Expected an even size along axis {axis} for glu, got shape {x.shape}.")
+    return jax.nn.glu(x, axis)
+
+
+def sparse_plus(x: In) -> Out:
+    """0 up to -1, (x + 1)² / 4 up to 1, then x."""
+    return jax.nn.sparse_plus(x)
+
+
+def squareplus(x: In, b: int | float = 4) -> Out:
+    """(x + sqrt(x² + b)) / 2 (Barron 2021)."""
+    return jax.nn.squareplus(x, b)
+
+
+def tanh_shrink(x: In) -> Out:
+    """x - tanh(x)."""
+    return jnp.asarray(x) - jnp.tanh(x)
+
+
+def hard_tanh(x: In) -> Out:
+    """x, cut off at -1 and 1."""
+    return jax.nn.hard_tanh(x)
+
+
+def hard_shrink(x: In, threshold: int | float = 0.5) -> Out:
+    """x where |x| > threshold, else 0."""
+    return jnp.where(jnp.abs(x) > threshold, x, 0)
+
+
+def soft_shrink(x: In, threshold: int | float = 0.5) -> Out:
+    """x moved towards 0 by `threshold`; 0 where |x| is smaller."""
+    return jnp.where(x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0))
+
+
+def threshold(x: In, threshold: int | float, default_value: int | float) -> Out:
+    """x where it is above `threshold`, else `default_value`."""
+    return jnp.where(x > threshold, x, default_value)
+
+
+swish = silu
+hard_swish = hard_silu
+
+NAMES: dict[str, Callable] = {
+    f.__name__: f
+    for f in (
+        *(linear, relu, relu6, leaky_relu, elu, selu, celu, gelu, sigmoid, hard_sigmoid, log_sigmoid, sparse_sigmoid),
+        *(
+            softmax,
+            log_softmax,
+            sparsemax,
+            softplus,
+            softsign,
+            tanh,
+            silu,
+            hard_silu,
+            mish,
+            exponential,
+            glu,
+            sparse_plus,
+        ),
+        *(squareplus, tanh_shrink, hard_tanh, hard_shrink, soft_shrink, threshold),
+    )
+}
+register_functions("activations", NAMES)
+NAMES |= {"swish": silu, "hard_swish": hard_silu}
+
+
+def get(identifier: Any) -> Callable:
+    """The activation meant by `identifier`.
+
+    Args:
+        identifier: a name ("relu"), a function from an array to an array, what `epochal.config.serialize` wrote, or
+            None, which is `linear`.
+
+    Raises:
+        ValueError: an unknown name, or an object of another kind.
+    """
+    if identifier is None:
+        return linear
+    if isinstance(identifier, str):
+        return find("activation", identifier, NAMES)
+    if isinstance(identifier, dict):
+        identifier = deserialize(identifier)
+    if callable(identifier):
+        return identifier
+    raise ValueError(f"Expected the name of an activation or a function, got {identifier!r}.")

@@ -1,0 +1,130 @@
+"""What the training methods are called with: checked, with an error that says what was expected, and put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from epochal import losses, sources
+from epochal.losses.shapes import kind_by_shape
+from epochal.sources import Examples
+from epochal.step import Steps
+
+DEFAULT_BATCH_SIZE = 32
+# `predict` pads fewer rows than a batch to one of these, so that many sizes share few programs.
+PREDICT_LADDER = (1, 8, 32, 128, 512, 2048)
+
+
+def check_labels(steps: Steps, *parts: Examples | None) -> None:
+    """Class numbers that the model has no output for are refused: in compiled code they would go unnoticed."""
+    objective = steps.objective
+    assert objective is not None
+    for examples in parts:
+        for i, (output, loss) in enumerate(zip(objective.outputs, objective.losses, strict=True)):
+            if examples is not None and examples.y is not None and loss is not None and output.prediction.shape:
+                losses.check_labels(loss, np.asarray(examples.y[i]), output.prediction.shape[-1])
+
+
+def device_dtype(array: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(array.dtype)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def checked_batch_size(given: Any, n: int) -> int:
+    """Examples per step, at most n.
+
+    Raises:
+        ValueError: neither "auto", "full" nor an int >= 1.
+    """
+    if given == "full":
+        return n
+    if given is None or given == "auto":
+        return min(DEFAULT_BATCH_SIZE, n)
+    if not is_count(given):
+        raise ValueError(f'Expected batch_size to be "auto", "full" or an int >= 1, got {given!r}.')
+    return min(int(given), n)
+
+
+def checked_epochs(initial_epoch: Any, epochs: Any) -> range:
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"Expected {name} to be an int >= 0, got {value!r}.")
+    return range(int(initial_epoch), int(epochs))
+
+
+def check_shuffle(shuffle: Any) -> None:
+    if not isinstance(shuffle, bool | np.bool_) and shuffle != "batch":
+        raise ValueError(f'Expected shuffle to be True, False or "batch", got {shuffle!r}.')
+
+
+def validation_due(freq: Any) -> Callable[[int], bool]:
+    """Whether epoch e, counted from 1, is to be validated."""
+    if is_count(freq):
+        return lambda epoch: epoch % freq == 0
+    if isinstance(freq, Container) and not isinstance(freq, str):
+        return lambda epoch: epoch in freq
+    raise ValueError(f"Expected validation_freq to be an int >= 1 or a container of epochs, got {freq!r}.")
+
+
+def check_inputs(name: str, expected: Any, x: Any) -> None:
+    want, got = jax.tree_util.tree_flatten_with_path(expected)[0], jax.tree_util.tree_flatten_with_path(x)[0]
+    if [p for p, _ in want] != [p for p, _ in got]:
+        raise ValueError(f"Expected {len(want)} input(s) for model {name!r} as it was built, got {len(got)}.")
+    for (path, spec), (_, array) in zip(want, got, strict=True):
+        if spec.shape[1:] != tuple(array.shape[1:]):
+            label = "x" + jax.tree_util.keystr(path)
+            expected_shape = ("n", *spec.shape[1:])
+            raise ValueError(
+                f"Expected {label} of shape ({', '.join(map(str, expected_shape))}) for model {name!r}, "
+                f"got {tuple(array.shape)}."
+            )
+
+
+def per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
+    """Arrays per output from an array, a list or a dict by output name."""
+    if isinstance(values, Mapping):
+        unknown = [k for k in values if k not in names]
+        if unknown:
+            raise ValueError(f"Unknown output {unknown[0]!r} in {what}; the outputs are {list(names)}.")
+        return [values.get(n) for n in names]
+    if isinstance(values, list | tuple):
+        if len(values) != len(names):
+            raise ValueError(f"Expected {what} with one array per output ({list(names)}), got {len(values)}.")
+        return list(values)
+    if len(names) == 1 or what == "sample_weight":
+        return [values] * len(names)
+    raise ValueError(f"Expected {what} with one array per output ({list(names)}), got one array.")
+
+
+def with_class_weight(examples: Examples, class_weight: Mapping[int, float], outputs: Any) -> Examples:
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(f"Expected class_weight to be a dict of class -> weight, got {class_weight!r}.")
+    if examples.y is None or len(examples.y) != 1:
+        raise ValueError("class_weight needs a model with one output and targets y.")
+    shape = jax.tree.leaves(outputs)[0].shape
+    one_hot = kind_by_shape(examples.y[0].shape, shape) == "categorical"
+    weights = sources.class_weights(examples.y[0], class_weight, one_hot)
+    if examples.weight is not None:
+        given = examples.weight[0]
+        weights = given * weights.reshape(weights.shape + (1,) * (given.ndim - weights.ndim))
+    return Examples(examples.x, examples.y, [weights], examples.n)
+
+
+def predict_chunks(examples: Examples, size: int, padded: bool) -> Iterator[tuple[Any, int]]:
+    """Pieces of x with the number of true rows in each; padding repeats the last row."""
+    width = size
+    if (padded and examples.n < DEFAULT_BATCH_SIZE) or size == examples.n:
+        width = next((w for w in PREDICT_LADDER if w >= size), size) if padded else size
+    for start in range(0, examples.n, size):
+        piece = examples.rows(start, min(start + size, examples.n))
+        if padded and piece.n < width:
+            repeat = np.minimum(np.arange(width), piece.n - 1)
+            yield jax.tree.map(lambda a: np.asarray(a)[repeat], piece.x), piece.n  # noqa: B023  (used at once)
+        else:
+            yield piece.x, piece.n

@@ -1,0 +1,21 @@
+"""Callbacks by Keras's names."""
+
+from epochal.callbacks.base import Callback, CallbackList
+from epochal.callbacks.files import CSVLogger, ModelCheckpoint
+from epochal.callbacks.functions import LambdaCallback
+from epochal.callbacks.history import History
+from epochal.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
+from epochal.callbacks.stopping import EarlyStopping, TerminateOnNaN
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "TerminateOnNaN",
+]

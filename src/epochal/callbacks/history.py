@@ -1,0 +1,64 @@
+"""The record of a fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from epochal.callbacks.base import Callback, Logs
+
+
+class History(Callback):
+    """What `fit` returns.
+
+    Attributes:
+        history: name -> one value per epoch run, in the order of the logs.
+        epoch: the indices of these epochs.
+        params: `verbose`, `epochs`, `steps`, `batch_size`.
+        seconds: of the whole fit.
+        compile_seconds: of it, spent on compiling.
+        programs: how many programs of each kind ("train", "test", "predict") the model has compiled for this data.
+        examples_per_second: training examples per second outside of compiling, validation time included.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[Any]] = {}
+        self.epoch: list[int] = []
+        self.seconds = 0.0
+        self.compile_seconds = 0.0
+        self.programs: dict[str, int] = {}
+        self.examples_per_second = 0.0
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+    def plot(self, path: str | None = None) -> Any:
+        """Curves of every value against the epoch, training and validation together.
+
+        Args:
+            path: where to write a picture; the suffix says in which format.
+
+        Returns:
+            a matplotlib `Figure`.
+        """
+        from matplotlib.figure import Figure
+
+        names = [n for n in self.history if not n.startswith("val_")]
+        figure = Figure(figsize=(5 * max(len(names), 1), 3.6), layout="constrained")
+        for i, name in enumerate(names):
+            axes = figure.add_subplot(1, len(names), i + 1)
+            epochs = [e + 1 for e in self.epoch]
+            for key, label in ((name, "training"), (f"val_{name}", "validation")):
+                values = self.history.get(key)
+                if values:
+                    axes.plot(epochs[-len(values) :], values, label=label, marker="." if len(values) < 30 else None)
+            axes.set(xlabel="epoch", title=name)
+            axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def __repr__(self) -> str:
+        last = {name: values[-1] for name, values in self.history.items()}
+        return f"<History of {len(self.epoch)} epochs, last {last}>"

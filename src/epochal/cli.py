@@ -1,0 +1,489 @@
+"""The command line: `epochal fit`, `epochal evaluate`, `epochal predict`.
+
+What the user can put right ends in one sentence on stderr and exit code 2; Ctrl-C in 130. Whatever else goes wrong is a
+bug, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from epochal import runfolder
+from epochal.report import listed, say, say_values
+from epochal.tables import InputError, Prepared, Preprocessing, Table, prepare, read_source, target_of
+
+_DEFAULT_BATCH = 32
+_DESCRIPTION = """Train a network on a table, look at the result, use it.
+
+  epochal fit digits                            a bundled data set: digits, diabetes, breast_cancer, iris, wine
+  epochal fit houses.csv --target price         your own: .csv, .parquet, .npz
+  epochal evaluate runs/20260101-120000-houses new.csv
+  epochal predict runs/20260101-120000-houses new.csv -o prices.csv
+  epochal --version
+
+Everything a fit leaves behind is in its run folder: model/, curves.png, history.csv, summary.json, log.jsonl."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train a network on a table.
+
+    Finds the target and the task, encodes and scales the columns (by the training rows only), builds a network, trains
+    it until the validation loss no longer falls, keeps the best epoch's weights, and writes a run folder.
+
+    For example:
+      epochal fit digits
+      epochal fit houses.csv --target price --drop address
+      epochal fit images.npz --model nets.py:cnn --batch-size 64 --epochs 20
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """digits, diabetes, breast_cancer, iris or wine; or a .csv, a .parquet, or a .npz with arrays x and y."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column to predict. Default: the one called target, label, y or class, else the last one."""
+    task: Literal["classification", "regression"] | None = None
+    """What to learn. Default: text, true/false and few whole numbers are classes, other numbers are quantities."""
+    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column to leave out; may be given several times."""
+    categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column whose numbers are names (a postal code, a class of ticket); may be given several times."""
+    batch_size: Annotated[int | Literal["auto", "full"], tyro.conf.arg(metavar="N|auto|full")] = "auto"
+    """Rows per step, or "full" for all of them. "auto" is 32 for now: a default, not measured yet."""
+    epochs: int = 200
+    """At most so many passes over the training rows."""
+    patience: int = 20
+    """Stop after so many epochs without a better validation loss."""
+    validation_split: float = 0.2
+    """Part of the rows that is held out to validate on."""
+    learning_rate: float = 1e-3
+    """Of Adam. A --model that is compiled keeps its own."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:function")] = None
+    """A function that returns an epochal.Model. It is called with those of the arguments input_shape,
+    n_outputs, n_classes, task and n_train that it names. If it compiles the model, nothing about it is changed."""
+    run_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder to write. Default: runs/<time>-<source>."""
+    seed: int = 0
+    """Decides the split, the first weights, the order of the rows and dropout."""
+    plot: bool = True
+    """Draw curves.png."""
+    verbose: Literal["auto", 0, 1, 2] = "auto"
+    """Progress: 0 none, 1 a live bar, 2 a line per epoch; auto is 1 on a terminal, else 2."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss and metrics of a trained model on a table.
+
+    Columns are prepared as in training; columns that the model does not know are passed over.
+
+    For example:
+      epochal evaluate runs/20260101-120000-digits digits --rows validation
+      epochal evaluate runs/20260101-120000-houses new.csv
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder, or the model/ folder in it."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit. Of a .npz with x_test and y_test, these are taken."""
+    rows: Literal["all", "training", "validation"] = "all"
+    """Of the table that was trained on: only the rows that were trained on, or only those that were held out."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions of a trained model for a table, one line per row, in its order.
+
+    Classification: `prediction` and a `probability_<class>` column for every class. Regression: `prediction`.
+
+    For example:
+      epochal predict runs/20260101-120000-houses new.csv -o prices.csv
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder, or the model/ folder in it."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit; the target column may be there or not. Of a .npz with x_test, this is taken."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+    """The .csv to write."""
+    force: bool = False
+    """Replace the file if it exists."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; None: those the program was started with.
+
+    Returns:
+        the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["-V"]):
+        print(f"epochal {version('epochal')}")
+        return 0
+    try:
+        command = tyro.cli(Fit | Evaluate | Predict, prog="epochal", description=_DESCRIPTION, args=given)
+        if isinstance(command, Fit):
+            return fit(command, shlex.join(["epochal", *given]))
+        evaluate(command) if isinstance(command, Evaluate) else predict(command)
+    except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
+        return end.code if isinstance(end.code, int) else 2
+    except (InputError, OSError) as error:
+        print(f"epochal: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("epochal: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+# -- fit
+
+
+def fit(options: Fit, command: str) -> int:
+    """Trains as the options say, and writes the run folder; 0, or 130 if Ctrl-C ended it (the folder is kept)."""
+    _check(options)
+    folder = Path(options.run_dir) if options.run_dir is not None else runfolder.default_folder(options.source)
+    runfolder.check_free(folder)
+    table = read_source(options.source)
+    prepared = prepare(
+        table,
+        target=options.target,
+        task=options.task,
+        validation_split=options.validation_split,
+        seed=options.seed,
+        drop=options.drop,
+        categorical=options.categorical,
+    )
+    _say_data(table, prepared)
+    network, own = _network(options, prepared)
+    size = _batch_size(options.batch_size, len(prepared.x))
+    _say_network(options, network, own, size, -(-len(prepared.x) // size))
+    folder.mkdir(parents=True, exist_ok=True)
+    say("run folder", f"{folder}{os.sep}")
+    print(flush=True)
+    return _train(options, command, folder, table.source, prepared, network, size)
+
+
+def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prepared, network: Any, size: int) -> int:
+    """`model.fit` with early stopping and the log, then the rest of the run folder, interrupted or not."""
+    from epochal import callbacks
+
+    settings = {
+        "source": source,
+        "task": prepared.preprocessing.target.task,
+        "target": prepared.preprocessing.target.name,
+        "n": prepared.n,
+        "n_train": len(prepared.x),
+        "n_validation": len(prepared.x_validation),
+        "features": list(prepared.preprocessing.input_shape),
+        "batch_size": size,
+        "steps_per_epoch": -(-len(prepared.x) // size),
+        "validation_split": options.validation_split,
+        "seed": options.seed,
+        "learning_rate": float(network.optimizer.learning_rate),
+        "optimizer": type(network.optimizer).__name__,
+        "patience": options.patience,
+        "command": command,
+    }
+    log = runfolder.RunLog(folder / runfolder.LOG, settings)
+    stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
+    interrupted = False
+    try:
+        with _as_input_errors("The network cannot be trained on this data"):
+            network.fit(
+                prepared.x,
+                prepared.y,
+                batch_size=size,
+                epochs=options.epochs,
+                verbose=options.verbose,
+                validation_data=(prepared.x_validation, prepared.y_validation),
+                callbacks=[stopping, log],
+            )
+    except InputError:
+        if not any(folder.iterdir()):  # refused before the first line of the log
+            folder.rmdir()
+        raise
+    except KeyboardInterrupt:
+        interrupted = True
+        stopping.on_train_end()  # puts the best epoch's weights back
+    finally:
+        log.end("interrupted" if interrupted else "failed")  # nothing, if the fit ended as it should
+    record = network.history
+    if record is None or not record.epoch:
+        say("stopped", f"interrupted before the first epoch ended; {folder}{os.sep} holds the log only")
+        return 130
+    summary = _summary(settings, record, interrupted, log.seconds)
+    saved = _save(options, folder, summary, prepared.preprocessing, network)
+    _say_result(options, summary, folder, saved)
+    return {"done": 0, "diverged": 1}.get(summary["status"], 130)
+
+
+def _summary(settings: dict[str, Any], record: Any, interrupted: bool, seconds: float) -> dict[str, Any]:
+    """What `summary.json` says, from the run's History; `seconds` is an interrupted run's time, which has no other.
+
+    `seconds` of the whole fit; `examples_per_second` are training examples outside of compiling, validation time
+    included; `metrics` are those of the kept epoch, the one of least val_loss.
+    """
+    losses = record.history.get("val_loss", [])
+    best = _best(losses)
+    whole = not interrupted
+    return {
+        **settings,
+        "status": "interrupted" if interrupted else "done" if np.isfinite(losses).any() else "diverged",
+        "epochs": len(record.epoch),
+        "best_epoch": record.epoch[best] + 1,
+        "seconds": round(record.seconds if whole else seconds, 3),
+        "compile_seconds": round(record.compile_seconds, 3) if whole else None,
+        "examples_per_second": round(record.examples_per_second, 1) if whole else None,
+        "metrics": {name: values[best] for name, values in record.history.items()},
+        "versions": _versions(),
+        "ended": runfolder.now(),
+    }
+
+
+def _save(
+    options: Fit, folder: Path, summary: dict[str, Any], preprocessing: Preprocessing, network: Any
+) -> str | None:
+    """Writes the history, the picture, the model and, last, the summary; says why the model could not be written."""
+    from epochal import report
+
+    epochs, history = [epoch + 1 for epoch in network.history.epoch], network.history.history
+    runfolder.write_history(folder, epochs, history)
+    if options.plot:
+        title = "{source}: {task}, {n_train:,} training rows, batch {batch_size}".format(**summary)
+        report.draw_curves(folder / runfolder.CURVES, epochs, history, summary["best_epoch"], title)
+    problem = None
+    try:
+        network.save(folder / runfolder.MODEL)
+        preprocessing.save(folder / runfolder.MODEL)
+    except TypeError as error:  # a part that cannot be written as data; the training is not to be lost for it
+        network.save_weights(folder / "weights.safetensors")
+        problem = f"{error} The weights alone are in weights.safetensors."
+    runfolder.write_summary(folder, summary)
+    return problem
+
+
+def _best(losses: list[float]) -> int:
+    """The index of the least loss, the first of equals; of none finite, the last epoch's."""
+    finite = np.where(np.isfinite(losses), losses, np.inf)
+    return int(np.argmin(finite)) if np.isfinite(finite).any() else len(losses) - 1
+
+
+def _network(options: Fit, prepared: Prepared) -> tuple[Any, bool]:
+    """The compiled model, and whether the user compiled it."""
+    from epochal import tasks
+    from epochal.random import set_random_seed
+
+    set_random_seed(options.seed)
+    target, shape, n = prepared.preprocessing.target, prepared.preprocessing.input_shape, len(prepared.x)
+    if options.model is not None:
+        network = tasks.network_from_file(options.model, shape, target, n)
+        return network, tasks.finish_network(network, target, prepared.x, options.learning_rate)
+    network = tasks.default_network(shape, target, n)
+    tasks.compile_for(network, target, options.learning_rate)
+    return network, False
+
+
+def _check(options: Fit) -> None:
+    """Raises `InputError` for an option whose value makes no sense."""
+    least = {"epochs": 1, "patience": 1, "seed": 0}
+    for name, low in least.items():
+        if getattr(options, name) < low:
+            raise InputError(f"--{name} {getattr(options, name)}: expected {low} or more.")
+    if options.seed >= 2**32:
+        raise InputError(f"--seed {options.seed}: expected less than 2**32.")
+    if isinstance(options.batch_size, int) and options.batch_size < 1:
+        raise InputError(f'--batch-size {options.batch_size}: expected 1 or more, "auto" or "full".')
+    if not 0 < options.validation_split < 1:
+        raise InputError(f"--validation-split {options.validation_split:g}: expected more than 0 and less than 1.")
+    if not 0 < options.learning_rate < float("inf"):
+        raise InputError(f"--learning-rate {options.learning_rate:g}: expected more than 0.")
+
+
+def _batch_size(given: int | str, n: int) -> int:
+    """Rows per step: the default for "auto", never more than there are."""
+    return n if given == "full" else min(_DEFAULT_BATCH if given == "auto" else int(given), n)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("epochal", "jax", "flax", "optax", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+# -- evaluate and predict
+
+
+def evaluate(options: Evaluate) -> dict[str, float]:
+    """Prints and returns name -> value."""
+    model, preprocessing = _load(options.model)
+    table = read_source(options.source, "test" if options.rows == "all" else "train")
+    x, y = preprocessing.apply(table), target_of(table, preprocessing)
+    if options.rows != "all":
+        rows = _rows(options, preprocessing, y)
+        x, y = x[rows], y[rows]
+    with _as_input_errors("The model cannot be evaluated on this data"):
+        values = model.evaluate(x, y, verbose=0, return_dict=True)
+    say("data", f"{options.source}: {len(x):,} rows" + (f" ({options.rows})" if options.rows != "all" else ""))
+    for note in table.notes:
+        say("", note)
+    say_values(values)
+    return values
+
+
+def _rows(options: Evaluate, preprocessing: Preprocessing, y: np.ndarray) -> np.ndarray:
+    """The rows of one part of the split, made again from the run's seed."""
+    from epochal.tables.split import split_rows
+
+    folder = runfolder.model_folder(Path(options.model)).parent
+    try:
+        summary = runfolder.read_summary(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--rows {options.rows} needs {folder / runfolder.SUMMARY}, which cannot be read.") from error
+    if summary["n"] != len(y):
+        raise InputError(
+            f"--rows {options.rows} needs the table that was trained on, with {summary['n']} rows, not {len(y)}."
+        )
+    training, validation = split_rows(y, summary["validation_split"], summary["seed"])
+    return training if options.rows == "training" else validation
+
+
+def predict(options: Predict) -> None:
+    """Writes the predictions."""
+    from epochal.tasks import class_probabilities
+
+    path = Path(options.output)
+    if path.suffix.lower() != ".csv":
+        raise InputError(f"-o {options.output}: expected a file ending in .csv.")
+    if path.exists() and not options.force:
+        raise InputError(f"{options.output!r} exists already: add --force to replace it, or choose another -o.")
+    if not path.parent.is_dir():
+        raise InputError(f"-o {options.output}: there is no folder {str(path.parent)!r}.")
+    model, preprocessing = _load(options.model)
+    table = read_source(options.source, "test")
+    x = preprocessing.apply(table)
+    with _as_input_errors("The model cannot predict from this data"):
+        outputs = np.asarray(model.predict(x, verbose=0)).reshape(len(x), -1)
+    target = preprocessing.target
+    if target.task == "classification":
+        probabilities = class_probabilities(outputs)
+        header = ["prediction", *(f"probability_{label}" for label in target.classes)]
+        labels = [target.classes[i] for i in probabilities.argmax(axis=1)]
+        rows = ([label, *map(_short, row)] for label, row in zip(labels, probabilities, strict=True))
+    else:
+        header, rows = ["prediction"], ([_short(value)] for value in outputs[:, 0])
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    temporary.replace(path)
+    say("written", f"{path}: {len(x):,} rows, {', '.join(header[:4])}{', …' if len(header) > 4 else ''}")
+
+
+def _load(path: str) -> tuple[Any, Preprocessing]:
+    """The model and its preprocessing, from a run folder or a model folder."""
+    folder = runfolder.model_folder(Path(path))
+    preprocessing = Preprocessing.load(folder)
+    from epochal.models import load_model
+
+    with _as_input_errors(f"{str(folder)!r} cannot be loaded"):
+        return load_model(folder), preprocessing
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):.7g}"
+
+
+# -- what is printed
+
+
+@contextmanager
+def _as_input_errors(what: str) -> Any:
+    """Values that a model refuses are the user's to put right."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """An error's message on one line; a failed system call as "what: which file"."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        return f"{error.strerror}{where}."
+    return " ".join(str(error).split())
+
+
+def _say_data(table: Table, prepared: Prepared) -> None:
+    """What was understood of the table."""
+    preprocessing, target = prepared.preprocessing, prepared.preprocessing.target
+    given = len(table.columns) - 1
+    features = (
+        f"examples of shape {preprocessing.input_shape}"
+        if preprocessing.array is not None
+        else f"{given} columns → {len(preprocessing.features)} features"
+    )
+    say("data", f"{table.source}: {prepared.n:,} rows, {features}")
+    for note in table.notes:
+        say("", note)
+    for reason in sorted({reason for _, reason in preprocessing.dropped}):
+        names = [name for name, why in preprocessing.dropped if why == reason]
+        say("left out", f"{listed(names, 8)}: {reason}")
+    say("target", f"{target.name} ({prepared.chosen})")
+    if target.task == "classification":
+        learned = f"classification, {len(target.classes)} classes: {listed([str(c) for c in target.classes], 10)}"
+    else:
+        learned = f"regression, mean {target.mean:.4g}, standard deviation {target.std:.4g}"
+    say("task", f"{learned} ({prepared.rule}{'' if prepared.rule == 'by --task' else '; --task overrides'})")
+    say("split", f"{len(prepared.x):,} training rows, {len(prepared.x_validation):,} validation rows")
+
+
+def _say_network(options: Fit, network: Any, own: bool, size: int, steps: int) -> None:
+    """The network and how it is trained."""
+    network.summary()
+    how = " (default, not measured yet)" if options.batch_size == "auto" else ""
+    compiled = "as compiled in " + str(options.model) if own else f"Adam, learning rate {options.learning_rate:g}"
+    say("batch size", f"{size}{how}: {steps:,} steps per epoch")
+    say("training", f"{compiled}; at most {options.epochs} epochs, patience {options.patience}")
+
+
+def _say_result(options: Fit, summary: dict[str, Any], folder: Path, problem: str | None) -> None:
+    """What came of the run."""
+    times = f"{summary['seconds']:.1f} s"
+    if summary["status"] == "interrupted":
+        ended = "interrupted"
+    else:
+        ended = (
+            "all epochs done" if summary["epochs"] == options.epochs else f"no better val_loss for {options.patience}"
+        )
+        times += f", {summary['compile_seconds']:.1f} s of it compiling"
+    print()
+    say("trained", f"{summary['epochs']} epochs ({ended}), {times}")
+    if summary["status"] == "diverged":
+        say("diverged", "the validation loss is not a finite number: try a smaller --learning-rate")
+    else:
+        say("kept", f"epoch {summary['best_epoch']}: least val_loss (chosen on these rows, so a bit flattering)")
+    say_values(summary["metrics"])
+    if problem is not None:
+        say("not saved", problem)
+    files = ["model/"] * (problem is None) + ["curves.png"] * options.plot
+    say("run folder", f"{folder}{os.sep}  {', '.join([*files, 'history.csv', 'summary.json', 'log.jsonl'])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

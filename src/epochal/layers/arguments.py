@@ -1,0 +1,121 @@
+"""Checks of layers' arguments and input shapes; each error says what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from epochal.layers.base import Layer, Shape
+from epochal.names import unknown
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: it is not an integer, or is less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"Expected {name} to be an integer >= {least}, got {value!r}.")
+    return int(value)
+
+
+def sizes(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...]:
+    """`value`, one integer or one for each of `rank` axes, as a tuple.
+
+    Raises:
+        ValueError: another number of them, or one that is not an integer >= `least`.
+    """
+    many = (value,) * rank if np.ndim(value) == 0 else tuple(value)
+    if len(many) != rank:
+        raise ValueError(f"Expected {name} to be an integer or {rank} of them, got {value!r}.")
+    return tuple(whole(name, v, least) for v in many)
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """`value` in lower case.
+
+    Raises:
+        ValueError: it is none of `allowed`; the message names the nearest.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"Expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    if value.lower() not in allowed:
+        raise ValueError(unknown(name, value, list(allowed)))
+    return value.lower()
+
+
+def data_format(value: Any) -> str:
+    """`"channels_last"` (also for None) or `"channels_first"`."""
+    return choice("data_format", "channels_last" if value is None else value, ("channels_last", "channels_first"))
+
+
+def between(name: str, value: Any, low: int | float, high: int | float, *, closed: bool = False) -> float:
+    """`value`, a number in [low, high), or in [low, high] when `closed`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not (low <= value < high or (closed and value == high)):
+        end = "]" if closed else ")"
+        raise ValueError(f"Expected {name} to be a number in [{low:g}, {high:g}{end}, got {value!r}.")
+    return float(value)
+
+
+def positions(name: str, value: Any) -> int | tuple[int, ...]:
+    """`value`, an axis or several, checked to be integers.
+
+    Raises:
+        ValueError: one is not an integer.
+    """
+    many = (value,) if np.ndim(value) == 0 else tuple(value)
+    if not many or any(isinstance(v, bool) or not isinstance(v, int | np.integer) for v in many):
+        raise ValueError(f"Expected {name} to be an integer or several, got {value!r}.")
+    return int(value) if np.ndim(value) == 0 else tuple(int(v) for v in many)
+
+
+def check_rank(layer: Layer, shape: Shape, rank: int, *, or_more: bool = False) -> None:
+    """Raises ValueError unless inputs of `shape` have `rank` axes, the batch's included."""
+    if len(shape) < rank or (len(shape) > rank and not or_more):
+        least = "at least " if or_more else ""
+        raise ValueError(
+            f"{_title(layer)} expects inputs with {least}{rank} axes, the batch's included; got shape {shape}."
+        )
+
+
+def check_axes(layer: Layer, shape: Shape, axis: int | Sequence[int]) -> tuple[int, ...]:
+    """The axes as sorted positive numbers.
+
+    Raises:
+        ValueError: an axis that inputs of `shape` do not have, or the same one twice.
+    """
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    rank = len(shape)
+    if any(not -rank <= a < rank for a in axes) or len({a % rank for a in axes}) < len(axes):
+        raise ValueError(f"{_title(layer)} expects inputs that have axis {axis!r}; got shape {shape}.")
+    return tuple(sorted(a % rank for a in axes))
+
+
+def known(layer: Layer, shape: Shape, axis: int) -> int:
+    """The size of an axis that weights are made for.
+
+    Raises:
+        ValueError: there is no such axis, or its size is not known.
+    """
+    size = shape[check_axes(layer, shape, axis)[0]]
+    if size is None:
+        raise ValueError(f"{_title(layer)} expects a known size of axis {axis}; got shape {shape}.")
+    return size
+
+
+def check_size(layer: Layer, what: str, expected: int, found: int) -> None:
+    """Raises ValueError when inputs have not the size that the weights were made for."""
+    if expected != found:
+        raise ValueError(f"{_title(layer)} was built for {expected} {what}; got inputs with {found}.")
+
+
+def _title(layer: Layer) -> str:
+    return f"{type(layer).__name__} {layer.name!r}"

@@ -1,0 +1,444 @@
+"""The layer: a `flax.nnx.Module` with Keras's names, built at its first input."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.core import Tracer
+
+from epochal import initializers, regularizers, scope
+from epochal.config import Configurable
+from epochal.random import next_key
+
+Shape = tuple[int | None, ...]
+
+_made = itertools.count()  # weights are listed in the order they were made
+_name_counts: Counter[str] = Counter()
+
+
+class Weight(nnx.Param):
+    """An array that training changes."""
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value; the shape must stay."""
+        _assign(self, value)
+
+    def numpy(self) -> np.ndarray:
+        """The value as a NumPy array."""
+        return np.asarray(self.get_value())
+
+
+class Buffer(nnx.Variable):
+    """An array that belongs to a layer but is not trained: moving statistics and the like."""
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value; the shape must stay."""
+        _assign(self, value)
+
+    def numpy(self) -> np.ndarray:
+        """The value as a NumPy array."""
+        return np.asarray(self.get_value())
+
+
+def _assign(variable: nnx.Variable, value: Any) -> None:
+    old = variable.get_value()
+    new = jnp.asarray(value, old.dtype)
+    if new.shape != old.shape:
+        name = variable.get_metadata().get("name", "weight")
+        raise ValueError(f"Expected shape {old.shape} for {name!r}, got {new.shape}.")
+    variable.set_value(new)
+
+
+@dataclass
+class _Pending:
+    variable: nnx.Variable
+    initializer: Callable
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+_pending: contextvars.ContextVar[list[_Pending] | None] = contextvars.ContextVar("epochal_pending", default=None)
+
+
+@contextlib.contextmanager
+def weights_in_one_draw() -> Iterator[None]:
+    """Weights made inside get their values together at the end, in one compiled call."""
+    if _pending.get() is not None:  # an outer block draws
+        yield
+        return
+    pending: list[_Pending] = []
+    token = _pending.set(pending)
+    try:
+        yield
+    finally:
+        _pending.reset(token)
+    if pending:
+        drawn = jax.jit(lambda key: _draw(pending, key))(next_key())
+        for item, value in zip(pending, drawn, strict=True):
+            item.variable.set_value(value)
+
+
+def _draw(pending: Sequence[_Pending], key: Array) -> list[Array]:
+    return [
+        initializers.draw(item.initializer, item.shape, item.dtype, jax.random.fold_in(key, i))
+        for i, item in enumerate(pending)
+    ]
+
+
+def _outside_of_trace(function: Callable, *args: Any) -> None:
+    """Runs `function` as if no JAX trace were under way, so that the arrays it makes belong to none.
+
+    JAX's trace is a property of the thread: a new thread has none. What is set by context variables goes along.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(contextvars.copy_context().run, function, *args).result()
+
+
+@functools.cache
+def _parameters(cls: type) -> frozenset[str]:
+    """The names of the arguments of `cls.call`."""
+    return frozenset(inspect.signature(cls.call).parameters)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def snake_case(name: str) -> str:
+    """`LayerNormalization` -> `layer_normalization`, as Keras names layers that were given no name."""
+    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def fresh_name(base: str) -> str:
+    """`base` the first time it is asked for, then `base_1`, `base_2`, …"""
+    seen = _name_counts[base]
+    _name_counts[base] += 1
+    return base if seen == 0 else f"{base}_{seen}"
+
+
+class Layer(Configurable, nnx.Module):
+    """A layer in Keras's sense: `__init__`, `build(input_shape)`, `call(x, training=…)`.
+
+    Args:
+        name: the layer's name; one is made from the class when not given.
+        trainable: False freezes the layer's weights, from the next fit on.
+        dtype: the type of the weights, float32 when not given.
+        input_shape: shape of one example; on the first layer of a `Sequential` it builds the model at once.
+        input_dim: short for `input_shape=(input_dim,)`.
+        batch_input_shape: `input_shape` with the batch's axis in front.
+        activity_regularizer: a regularizer of the output, divided by the batch size and added to the loss.
+    """
+
+    # Whether row i of the output depends on row i of the input alone, or on other rows only through means that leave
+    # padding out (`scope.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
+    padding_safe = False
+
+    def __init_subclass__(cls, **kwargs: Any):
+        # Lists and dicts of layers as plain attributes need this, and Flax does not inherit it.
+        super().__init_subclass__(**{"pytree": False, **kwargs})
+        if "padding_safe" not in vars(cls):
+            cls.padding_safe = cls.__module__.startswith("epochal.")
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: str | None = None,
+        input_shape: Sequence[int | None] | None = None,
+        input_dim: int | None = None,
+        batch_input_shape: Sequence[int | None] | None = None,
+        activity_regularizer: Any = None,
+    ):
+        self.name = name if name is not None else fresh_name(snake_case(type(self).__name__))
+        self.dtype = dtype or "float32"
+        self.built = False
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self._trainable = bool(trainable)
+        self._output_shape: Any = None
+        if batch_input_shape is not None:
+            input_shape = tuple(batch_input_shape)[1:]
+        elif input_dim is not None:
+            input_shape = (input_dim,)
+        self._given_input_shape = None if input_shape is None else tuple(input_shape)
+
+    # -- what a subclass writes
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights for inputs of `input_shape` (the batch axis first, as None)."""
+
+    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The layer's mathematics; may take `training` and `mask`."""
+        raise NotImplementedError(f"{type(self).__name__} has no call(self, x)")
+
+    # -- what a subclass uses
+
+    def add_weight(
+        self,
+        name: str | None = None,
+        shape: Sequence[int] = (),
+        dtype: Any = None,
+        initializer: Any = "glorot_uniform",
+        regularizer: Any = None,
+        trainable: bool = True,
+    ) -> Any:
+        """A new array of the layer, to be kept as an attribute.
+
+        Args:
+            name: its name in the layer, such as "kernel".
+            shape: its shape.
+            dtype: its type; the layer's when not given.
+            initializer: a name, an `epochal.initializers` object or a function of (shape, dtype).
+            regularizer: added to the loss while the weight is trainable.
+            trainable: False for arrays that the optimizer must leave alone.
+        """
+        kind = Weight if trainable else Buffer
+        shape, dtype = tuple(int(s) for s in shape), jnp.dtype(dtype or self.dtype)
+        initializer = initializers.get(initializer)
+        pending = _pending.get()
+        if pending is None:
+            value = initializers.draw(initializer, shape, dtype, next_key())
+        else:
+            value = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory; replaced by the draw
+        variable = kind(value, name=name or "weight", made=next(_made), regularizer=regularizers.get(regularizer))
+        if pending is not None:
+            pending.append(_Pending(variable, initializer, shape, dtype))
+        return variable
+
+    def add_loss(self, loss: Any) -> None:
+        """Adds a scalar to the loss of the pass that is running."""
+        call = scope.current()
+        if call is not None:
+            call.losses.append(jnp.asarray(loss))
+
+    # -- calling
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        x = jax.tree.map(as_input, x)
+        self._ensure_built(x)
+        if "training" in _parameters(type(self)) and kwargs.get("training") is None:
+            call = scope.current()
+            kwargs["training"] = call.training if call is not None else False
+        elif "training" not in _parameters(type(self)):
+            kwargs.pop("training", None)
+        y = self.call(x, *args, **kwargs)
+        if self._output_shape is None:
+            # Past Flax's check against changing a module while tracing: a shape belongs to no trace.
+            object.__setattr__(self, "_output_shape", jax.tree.map(lambda a: (None, *a.shape[1:]), y))
+        if self.activity_regularizer is not None:
+            self._regularize_activity(y)
+        return y
+
+    def _ensure_built(self, x: Any) -> None:
+        if self.built:
+            return
+        shapes = jax.tree.map(lambda a: (None, *a.shape[1:]), x)
+        if any(isinstance(a, Tracer) for a in jax.tree.leaves(x)):
+            _outside_of_trace(self._build_now, shapes)
+        else:
+            self._build_now(shapes)
+
+    def _build_now(self, shapes: Any) -> None:
+        with weights_in_one_draw():
+            self.build(shapes)
+        self.built = True
+
+    def _regularize_activity(self, y: Any) -> None:
+        call = scope.current()
+        if call is None:
+            return
+        for part in jax.tree.leaves(y):
+            if call.rows is None:
+                self.add_loss(self.activity_regularizer(part) / part.shape[0])
+            else:  # padding counts for nothing
+                rows = call.rows.reshape(-1, *[1] * (part.ndim - 1))
+                self.add_loss(self.activity_regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        """The shape of the output for an input of `input_shape`; the batch axis may be None."""
+        batch = 2 if input_shape[0] is None else input_shape[0]
+        x = jax.ShapeDtypeStruct((batch, *input_shape[1:]), jnp.dtype(self.dtype))
+        self._ensure_built(x)
+        y = abstract_call(self, x)
+        return jax.tree.map(lambda a: (input_shape[0], *a.shape[1:]), y)
+
+    @property
+    def output_shape(self) -> Any:
+        """The shape of the output, the batch axis as None; known once the layer has been called."""
+        if self._output_shape is None:
+            raise AttributeError(f"Layer {self.name!r} has no output shape yet: build or call it first.")
+        return self._output_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, with the name in any case: the layer made from them draws the same masks."""
+        config = {**super().get_config(), "name": self.name}
+        return config if self.trainable else {**config, "trainable": False}
+
+    # -- weights
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training may change the weights of the layer and of the layers in it."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for child in children(self):
+            if isinstance(child, Layer):
+                child.trainable = value
+
+    @property
+    def weights(self) -> list[nnx.Variable]:
+        """All arrays of the layer and the layers in it, in Keras's order."""
+        return [t.variable for t in tracked(self)]
+
+    variables = weights
+
+    @property
+    def trainable_weights(self) -> list[nnx.Variable]:
+        """The arrays that training changes."""
+        return [t.variable for t in tracked(self) if t.trainable]
+
+    trainable_variables = trainable_weights
+
+    @property
+    def non_trainable_weights(self) -> list[nnx.Variable]:
+        """The arrays that training leaves alone: frozen ones, and statistics that layers keep themselves."""
+        return [t.variable for t in tracked(self) if not t.trainable]
+
+    non_trainable_variables = non_trainable_weights
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays, in Keras's order."""
+        return [np.asarray(v.get_value()).copy() for v in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replaces all arrays; `weights` as `get_weights()` returns them, from this or a Keras layer.
+
+        Raises:
+            ValueError: another number of arrays, or another shape; nothing is changed then.
+        """
+        variables = self.weights
+        if len(weights) != len(variables):
+            hint = "" if self.built else " The layer has no weights yet: build it, or call it on data first."
+            raise ValueError(f"Expected {len(variables)} arrays for {self.name!r}, got {len(weights)}.{hint}")
+        for item, value in zip(tracked(self), weights, strict=True):
+            if tuple(np.shape(value)) != item.variable.shape:
+                raise ValueError(f"Expected shape {item.variable.shape} for {item.path!r}, got {np.shape(value)}.")
+        for variable, value in zip(variables, weights, strict=True):
+            _assign(variable, value)
+
+    def count_params(self) -> int:
+        """How many numbers the weights hold."""
+        return sum(int(np.prod(v.shape)) for v in self.weights)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A weight with its place: `path` is `layer/…/name`; `trainable` says whether training changes it."""
+
+    variable: nnx.Variable
+    path: str
+    trainable: bool
+
+
+def children(layer: nnx.Module) -> Iterator[nnx.Module]:
+    """The layers that `layer` holds as attributes, or in lists, tuples and dicts there, in the order they were set."""
+    for name, value in vars(layer).items():
+        if not name.startswith("_pytree"):
+            yield from _modules_in(value)
+
+
+def _modules_in(value: Any) -> Iterator[nnx.Module]:
+    if isinstance(value, nnx.Module):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _modules_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _modules_in(item)
+
+
+def tracked(module: nnx.Module) -> list[Tracked]:
+    """Every weight of `module` once: per layer the trainable kind first, in the order they were made."""
+    found: dict[int, Tracked] = {}
+    _track(module, "", True, found)
+    return list(found.values())
+
+
+def _track(module: nnx.Module, prefix: str, trainable: bool, found: dict[int, Tracked]) -> None:
+    if not isinstance(module, Layer):  # a Flax module: its own order
+        for path, node in nnx.iter_graph(module):
+            if isinstance(node, nnx.Variable) and not isinstance(node, nnx.RngState):
+                name = prefix + "/".join(str(p) for p in path)
+                found.setdefault(id(node), Tracked(node, name, trainable and isinstance(node, nnx.Param)))
+        return
+    trainable = trainable and module.trainable
+    own = [v for k, v in vars(module).items() if isinstance(v, nnx.Variable)]
+    own += [v for k, a in vars(module).items() if isinstance(a, list | tuple) for v in a if isinstance(v, nnx.Variable)]
+    own.sort(key=lambda v: (not isinstance(v, nnx.Param), v.get_metadata().get("made", 0)))
+    for v in own:
+        name = f"{prefix}{v.get_metadata().get('name', 'weight')}"
+        found.setdefault(id(v), Tracked(v, name, trainable and isinstance(v, nnx.Param)))
+    for child in children(module):
+        _track(child, f"{prefix}{getattr(child, 'name', type(child).__name__)}/", trainable, found)
+
+
+def as_input(x: Any) -> Any:
+    """An array-like as a JAX array: floats become float32, integers stay integers; JAX's own values pass unchanged."""
+    if isinstance(x, Array | jax.ShapeDtypeStruct):
+        return x
+    array = np.asarray(x)
+    return jnp.asarray(array, jnp.float32) if array.dtype.kind == "f" else jnp.asarray(array)
+
+
+def abstract_call(layer: nnx.Module, *inputs: Any, training: bool = False) -> Any:
+    """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet."""
+
+    def forward(*arguments: Any) -> Any:
+        with scope.calling(scope.Call(training=training)):
+            return layer(*arguments)  # pyright: ignore[reportCallIssue]
+
+    with weights_in_one_draw(), _flax_in_inference(layer):
+        return jax.eval_shape(forward, *inputs)
+
+
+@contextlib.contextmanager
+def _flax_in_inference(module: nnx.Module) -> Iterator[None]:
+    """Flax modules in `module` change nothing of their own inside: no statistics, no random counts."""
+    flags = ("deterministic", "use_running_average")
+    parts = [part for outer in flax_modules(module) for _, part in nnx.iter_modules(outer)]
+    before = [(part, flag, vars(part)[flag]) for part in parts for flag in flags if flag in vars(part)]
+    for part, flag, _ in before:
+        setattr(part, flag, True)
+    try:
+        yield
+    finally:
+        for part, flag, value in before:
+            setattr(part, flag, value)
+
+
+def flax_modules(module: nnx.Module) -> Iterator[nnx.Module]:
+    """The outermost modules in `module` that are Flax's and not epochal's."""
+    if not isinstance(module, Layer):
+        yield module
+        return
+    for child in children(module):
+        yield from flax_modules(child)

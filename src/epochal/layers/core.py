@@ -1,0 +1,275 @@
+"""The basic layers: dense, embedding, activation, and changes of shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Shaped
+
+from epochal import activations, initializers, regularizers
+from epochal.config import Configurable
+from epochal.layers import arguments
+from epochal.layers.base import Layer, Shape
+
+
+@dataclass(frozen=True)
+class Input(Configurable):
+    """What a model's input looks like; the first item of a `Sequential`.
+
+    Args:
+        shape: shape of one example, without the batch's axis; None for an axis that varies.
+        batch_size: examples in a batch, when fixed.
+        dtype: type of the values; "float32" when not given.
+        name: the input's name.
+
+    Raises:
+        ValueError: `shape` is not made of integers >= 1 and None, or `batch_size` is no integer >= 1.
+
+    Example:
+        >>> from epochal import layers
+        >>> layers.Input((28, 28, 1)).shape
+        (28, 28, 1)
+    """
+
+    shape: tuple[int | None, ...]
+    batch_size: int | None = None
+    dtype: str | None = None
+    name: str | None = None
+
+    def __init__(
+        self,
+        shape: int | Sequence[int | None],
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        name: str | None = None,
+    ):
+        axes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        for key, value in {
+            "shape": tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes),
+            "batch_size": None if batch_size is None else arguments.whole("batch_size", batch_size),
+            "dtype": "float32" if dtype is None else str(jnp.dtype(dtype)),
+            "name": name,
+        }.items():
+            object.__setattr__(self, key, value)
+
+
+class Dense(Layer):
+    """activation(x @ kernel + bias), along the last axis.
+
+    Inputs (n, …, features), outputs (n, …, units). Weights: kernel (features, units), bias (units,).
+
+    Args:
+        units: number of outputs.
+        activation: a name or function, applied to the output.
+        use_bias: whether a bias is added.
+        kernel_initializer: see `epochal.initializers`.
+        bias_initializer: see `epochal.initializers`.
+        kernel_regularizer: see `epochal.regularizers`.
+        bias_regularizer: see `epochal.regularizers`.
+        activity_regularizer: see `Layer`.
+
+    Raises:
+        ValueError: `units` is no integer >= 1; inputs without a last axis of known size.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Dense(3, activation="relu")(np.zeros((2, 5))).shape
+        (2, 3)
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.units = arguments.whole("units", units)
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel: Any = None
+        self.bias: Any = None
+
+    def build(self, input_shape: Shape) -> None:
+        arguments.check_rank(self, input_shape, 2, or_more=True)
+        shape = (arguments.known(self, input_shape, -1), self.units)
+        self.kernel = self.add_weight("kernel", shape, None, self.kernel_initializer, self.kernel_regularizer)
+        if self.use_bias:
+            self.bias = self.add_weight("bias", (self.units,), None, self.bias_initializer, self.bias_regularizer)
+
+    def call(self, x: Shaped[Array, "n *axes features"]) -> Float[Array, "n *axes units"]:
+        kernel = self.kernel.get_value()
+        arguments.check_size(self, "features", kernel.shape[0], x.shape[-1])
+        y = x.astype(kernel.dtype) @ kernel
+        if self.bias is not None:
+            y = y + self.bias.get_value()
+        return self.activation(y)
+
+
+class Embedding(Layer):
+    """Rows of a table, chosen by integer ids: (n, …) -> (n, …, output_dim).
+
+    Weights: embeddings (input_dim, output_dim).
+
+    Floating-point ids are cut to integers. Negative ids count from the end; ids of input_dim
+    and more give NaN, so that the loss shows the mistake.
+
+    Args:
+        input_dim: number of rows, the largest id + 1.
+        output_dim: length of each row.
+        embeddings_initializer: see `epochal.initializers`.
+        embeddings_regularizer: see `epochal.regularizers`.
+        mask_zero: not supported yet.
+        weights: the table's first values, (input_dim, output_dim), or a list of this array alone.
+        input_length: short for `input_shape=(input_length,)`.
+
+    Raises:
+        ValueError: a size below 1, `weights` of another shape, or `mask_zero=True`.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Embedding(10, 4)(np.array([[1, 2, 3]])).shape
+        (1, 3, 4)
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        *,
+        mask_zero: bool = False,
+        weights: Any = None,
+        input_length: int | None = None,
+        **kwargs: Any,
+    ):
+        if input_length is not None:
+            kwargs["input_shape"] = (input_length,)
+        super().__init__(**kwargs)
+        self.input_dim = arguments.whole("input_dim", input_dim)
+        self.output_dim = arguments.whole("output_dim", output_dim)
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
+        if mask_zero:
+            raise ValueError("Expected mask_zero=False: masks are not supported yet.")
+        self.embeddings: Any = None
+        if weights is not None:
+            table = weights[0] if isinstance(weights, list | tuple) and len(weights) == 1 else weights
+            if np.shape(table) != (input_dim, output_dim):
+                raise ValueError(f"Expected weights of shape {(input_dim, output_dim)}, got {np.shape(table)}.")
+            self.embeddings_initializer = initializers.get(np.asarray(table))
+
+    def build(self, input_shape: Shape) -> None:
+        self.embeddings = self.add_weight(
+            "embeddings",
+            (self.input_dim, self.output_dim),
+            initializer=self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+        )
+
+    def call(self, x: Shaped[Array, "*axes"]) -> Float[Array, "*axes out"]:
+        ids = x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.int32)
+        return jnp.take(self.embeddings.get_value(), ids, axis=0)
+
+
+class Activation(Layer):
+    """An activation function as a layer; the shape stays.
+
+    Args:
+        activation: a name or function, see `epochal.activations`.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Activation("relu")(np.array([[-1.0, 2.0]])).tolist()
+        [[0.0, 2.0]]
+    """
+
+    def __init__(self, activation: str | Callable | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.activation = activations.get(activation)
+
+    def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
+        return self.activation(x)
+
+
+class Flatten(Layer):
+    """Joins all axes but the batch's: (n, a, b, …) -> (n, a * b * …); (n,) -> (n, 1).
+
+    Args:
+        data_format: "channels_first" moves axis 1 to the end before, so that the order of the values is the same as
+            for channels-last inputs.
+
+    Raises:
+        ValueError: an unknown `data_format`.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Flatten()(np.zeros((2, 3, 4))).shape
+        (2, 12)
+    """
+
+    def __init__(self, data_format: str | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.data_format = arguments.data_format(data_format)
+
+    def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n features"]:
+        if self.data_format == "channels_first" and x.ndim > 2:
+            x = jnp.moveaxis(x, 1, -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+class Reshape(Layer):
+    """Gives each example another shape: (n, …) -> (n, *target_shape).
+
+    Args:
+        target_shape: shape of one example; one size may be -1, it is then computed.
+
+    Raises:
+        ValueError: sizes that are no integers >= 1 or -1, more than one -1, or inputs of another number of values.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Reshape((-1, 2))(np.zeros((5, 3, 4))).shape
+        (5, 6, 2)
+    """
+
+    def __init__(self, target_shape: int | Sequence[int], **kwargs: Any):
+        super().__init__(**kwargs)
+        target = tuple(target_shape) if isinstance(target_shape, Sequence) else (target_shape,)
+        self.target_shape = tuple(-1 if n == -1 else arguments.whole("each size in target_shape", n) for n in target)
+        if target.count(-1) > 1:
+            raise ValueError(f"Expected at most one -1 in target_shape, got {target_shape!r}.")
+
+    def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
+        values, fixed = math.prod(x.shape[1:]), math.prod(n for n in self.target_shape if n != -1)
+        if values % fixed if -1 in self.target_shape else values != fixed:
+            raise ValueError(
+                f"Reshape {self.name!r} expects examples that fill {self.target_shape}; got shape {x.shape[1:]}."
+            )
+        target = tuple(values // fixed if n == -1 else n for n in self.target_shape)
+        return x.reshape(x.shape[0], *target)

@@ -1,0 +1,175 @@
+"""The run folder: what a fit leaves behind, and reading it back.
+
+    summary.json   what was run and what came of it (written last, in one piece: if it is there, the run is complete)
+    history.csv    epoch (the first is 1) and every value, a row per epoch
+    log.jsonl      a line as the run starts, a line per epoch as it happens, a line as it ends
+    curves.png     drawn by report.py
+    model/         `load_model` reads it; preprocessing.json beside the weights
+
+Nothing of training is imported here but the base of callbacks.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from epochal.callbacks.base import Callback, Logs
+
+SUMMARY, HISTORY, LOG, CURVES, MODEL = "summary.json", "history.csv", "log.jsonl", "curves.png", "model"
+_OURS = (SUMMARY, HISTORY, LOG, CURVES, MODEL)
+
+
+def default_folder(source: str) -> Path:
+    """`runs/<time>-<source>`, with a number at the end if there is one from the same second."""
+    stem = Path(source).stem or "data"
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+    tried, number = base, 2
+    while tried.exists():
+        tried, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return tried
+
+
+def check_free(folder: Path) -> None:
+    """Raises `FileExistsError` if the folder already holds a run, `NotADirectoryError` if it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, expected a folder for the run.")
+    held = [name for name in _OURS if (folder / name).exists()]
+    if held:
+        raise FileExistsError(f"{str(folder)!r} already holds a run ({held[0]}): choose another --run-dir.")
+
+
+class RunLog(Callback):
+    """Writes `log.jsonl` as training goes, every line at once on disk, so that a killed run tells how far it came.
+
+    Lines: `{"event": "start", "time", **settings}`, `{"event": "epoch", "epoch", "seconds", **values}` (the first epoch
+    is 1, seconds count from the start) and `{"event": "end", "reason", "epochs", "seconds"}`. Values that are not
+    finite are written as the strings "nan", "inf" and "-inf", since JSON has no numbers for them.
+
+    Args:
+        path: the file; lines are appended.
+        settings: written into the first line.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any] | None = None):
+        self._path = path
+        self._settings = settings or {}
+        self._file: TextIO | None = None
+        self._start = 0.0
+        self._epochs = 0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Opens the file and writes the first line."""
+        self._start = time.perf_counter()
+        self._file = self._path.open("a", encoding="utf-8")
+        self._write({"event": "start", "time": now(), **self._settings})
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """One line."""
+        self._epochs += 1
+        self._write({"event": "epoch", "epoch": epoch + 1, "seconds": self.seconds, **plain(logs or {})})
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """The last line: training ended after its last epoch, or was stopped by a callback."""
+        planned = self.params.get("epochs")
+        self.end("stopped early" if planned is not None and self._epochs < planned else "all epochs done")
+
+    def end(self, reason: str) -> None:
+        """Writes the last line and closes the file; a second call does nothing."""
+        if self._file is not None:
+            self._write({"event": "end", "reason": reason, "epochs": self._epochs, "seconds": self.seconds})
+            self._file.close()
+            self._file = None
+
+    @property
+    def seconds(self) -> float:
+        """Since training began."""
+        return round(time.perf_counter() - self._start, 3)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def plain(values: Any) -> Any:
+    """Values as JSON data: numbers of NumPy or JAX become Python's, what is not finite becomes a string."""
+    if isinstance(values, dict):
+        return {str(name): plain(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value) for value in values]
+    if values is None or isinstance(values, str | bool | int):
+        return values
+    if hasattr(values, "tolist"):  # arrays and their scalars
+        return plain(values.tolist())
+    number = float(values)
+    return number if number - number == 0 else str(number)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes `summary.json` in one piece: a reader sees the whole file or none."""
+    temporary = folder / f".{SUMMARY}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(plain(summary), file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / SUMMARY)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `write_summary` wrote.
+
+    Raises:
+        FileNotFoundError: no such run, or one that has not ended.
+    """
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+
+
+def write_history(folder: Path, epochs: list[int], history: dict[str, list[Any]]) -> None:
+    """Writes `history.csv`: a row per epoch; a value that an epoch does not have is empty.
+
+    Args:
+        folder: of the run.
+        epochs: their numbers, the first epoch being 1.
+        history: name -> one value per epoch; shorter lists (validation every few epochs) belong to the last ones.
+    """
+    columns = {name: [""] * (len(epochs) - len(values)) + list(values) for name, values in history.items()}
+    with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *columns])
+        for row, epoch in enumerate(epochs):
+            writer.writerow([epoch, *(column[row] for column in columns.values())])
+
+
+def read_history(folder: Path) -> tuple[list[int], dict[str, list[float]]]:
+    """What `write_history` wrote; empty fields are NaN."""
+    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+        names, *rows = list(csv.reader(file))
+    values = {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(names)}
+    epochs = [int(epoch) for epoch in values.pop("epoch")]
+    return epochs, values
+
+
+def model_folder(path: Path) -> Path:
+    """The model's folder, given the run's folder or the model's own.
+
+    Raises:
+        FileNotFoundError: there is no model in it.
+    """
+    for folder in (path / MODEL, path):
+        if (folder / "config.json").is_file() or (folder / "preprocessing.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"There is no trained model in {str(path)!r}: expected a run folder of `epochal fit`, or its model/ folder."
+    )

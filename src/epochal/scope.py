@@ -1,0 +1,69 @@
+"""What a layer may know of the call it is in, while a step is traced: the mode, which rows are real, random keys.
+
+The step sets one `Call` around the model's forward pass; layers read it with `current()`. It is a context variable, so
+two models may be traced in two threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass
+class Call:
+    """One forward pass over a batch of m rows.
+
+    Attributes:
+        training: whether layers act as in training (dropout on, batch statistics).
+        rows: (m,) float32, 1 for a real example and 0 for padding; None when all rows are real.
+        ids: (m,) uint32 example ids; None when unknown. Random masks are drawn per id, so that they do not depend on
+            how examples are cut into batches.
+        key: the key of this pass over the data (it changes with the epoch); None when nothing random may be drawn.
+        losses: scalars added by `Layer.add_loss` during the pass.
+    """
+
+    training: bool = False
+    rows: Array | None = None
+    ids: Array | None = None
+    key: Array | None = None
+    losses: list[Array] = field(default_factory=list)
+
+
+_current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("epochal_call", default=None)
+
+
+def current() -> Call | None:
+    """The pass that is being traced, or None outside of any."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def calling(call: Call) -> Iterator[Call]:
+    """Makes `call` the current pass."""
+    token = _current.set(call)
+    try:
+        yield call
+    finally:
+        _current.reset(token)
+
+
+def row_keys(stream: str, rows: int) -> Array | None:
+    """One random key per row for the layer called `stream`, shape (rows,); None when the pass has none to give.
+
+    The key depends on the pass, the stream's name and the example's id alone: the mask drawn with it is the same
+    whichever batch the example falls into.
+    """
+    call = _current.get()
+    if call is None or call.key is None:
+        return None
+    key = jax.random.fold_in(call.key, zlib.crc32(stream.encode()))
+    ids = call.ids if call.ids is not None and call.ids.shape[0] == rows else jnp.arange(rows, dtype=jnp.uint32)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)

@@ -1,0 +1,130 @@
+"""A stack of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from epochal.layers import Input
+from epochal.layers.base import Layer
+from epochal.model import Model
+
+
+class Sequential(Model):
+    """Layers that are called one after the other.
+
+    The model is built at once when the first item is an `Input` or a layer with `input_shape`; otherwise at its first
+    data, or by `build(input_shape)`.
+
+    Args:
+        layers: layers, models or Flax modules; `Input(shape)` may come first.
+        name: the model's name.
+
+    Raises:
+        TypeError: an item that is none of these.
+
+    Example:
+        >>> from epochal import Sequential, layers
+        >>> model = Sequential([layers.Dense(8, activation="relu", input_shape=(4,)), layers.Dense(1)])
+        >>> model.count_params()
+        49
+    """
+
+    def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, trainable: bool = True):
+        super().__init__(name=name, trainable=trainable)
+        self.layers: list[nnx.Module] = []
+        self._input: Input | None = None
+        for layer in layers or ():
+            self._append(layer)
+        self._build_if_known()
+
+    def add(self, layer: Any) -> None:
+        """Adds a layer at the end; a model that was built builds it for the output of the one before."""
+        self._append(layer)
+        self._build_if_known()
+
+    def pop(self) -> Any:
+        """Removes the last layer and returns it."""
+        if not self.layers:
+            raise ValueError(f"Model {self.name!r} has no layers to remove.")
+        layer = self.layers.pop()
+        self._build_if_known()
+        return layer
+
+    def _append(self, layer: Any) -> None:
+        if isinstance(layer, Input):
+            if self.layers:
+                raise ValueError("Input must be the first item of a Sequential.")
+            self._input = layer
+            return
+        if not isinstance(layer, nnx.Module):
+            hint = " Add () to make a layer of the class." if isinstance(layer, type) else ""
+            raise TypeError(f"Expected a layer, a model or a flax.nnx.Module, got {layer!r}.{hint}")
+        names = [getattr(item, "name", None) for item in self.layers]
+        if isinstance(layer, Layer) and layer.name in names and layer not in self.layers:
+            raise ValueError(f"A layer named {layer.name!r} is in model {self.name!r} already; names must differ.")
+        self.layers.append(layer)
+
+    def _build_if_known(self) -> None:
+        shape = self._known_input_shape()
+        if shape is not None and self.layers:
+            self._build(shape)
+
+    def _known_input_shape(self) -> tuple[int | None, ...] | None:
+        if self._input is not None:
+            return tuple(self._input.shape)
+        first = self.layers[0] if self.layers else None
+        return first._given_input_shape if isinstance(first, Layer) else None
+
+    def _build(self, shape: tuple[int | None, ...]) -> None:
+        if any(size is None for size in shape):
+            return  # an axis is open: the first data decides
+        dtype = jnp.dtype(self._input.dtype or "float32") if self._input is not None else jnp.dtype("float32")
+        self.build_from(jax.ShapeDtypeStruct((2, *shape), dtype))
+
+    def call(self, x: Any) -> Any:
+        if not self.layers:
+            raise ValueError(f"Model {self.name!r} has no layers; add some first.")
+        for layer in self.layers:
+            x = layer(x)  # pyright: ignore[reportCallIssue]
+        return x
+
+    def output_names(self, outputs: Any) -> list[str]:
+        """The last layer's name."""
+        names = super().output_names(outputs)
+        return [getattr(self.layers[-1], "name", names[0])] if len(names) == 1 else names
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of a batch of inputs, the batch axis as None; known once the model is built."""
+        if self._training.inputs is None:
+            raise AttributeError(f"Model {self.name!r} has no input shape yet: build it first.")
+        return jax.tree.map(lambda s: (None, *s.shape[1:]), self._training.inputs)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """The layer of this name, or at this place.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if index is not None:
+            if not -len(self.layers) <= index < len(self.layers):
+                raise ValueError(f"Expected an index below {len(self.layers)}, got {index}.")
+            return self.layers[index]
+        names = [getattr(layer, "name", None) for layer in self.layers]
+        if name not in names:
+            raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
+        return self.layers[names.index(name)]
+
+    def get_config(self) -> dict[str, Any]:
+        items = list(self.layers) if self._input is None else [self._input, *self.layers]
+        return {"layers": items, "name": self.name, "trainable": self.trainable}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Sequential:
+        """A new model of new layers, with weights of their own."""
+        return cls(**{**config, "layers": [type(item).from_config(item.get_config()) for item in config["layers"]]})

@@ -1,0 +1,114 @@
+"""A model's arrays as flat tuples, and back: what lets pure functions train an object."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax import Array
+
+from epochal.layers.base import Layer, children, flax_modules, tracked
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step, one value.
+
+    Attributes:
+        params: the arrays that the optimizer changes.
+        buffers: all other arrays of the model: frozen weights, moving statistics, random streams.
+        opt: the optimizer's state.
+    """
+
+    params: tuple[Array, ...]
+    buffers: tuple[Array, ...]
+    opt: Any
+
+
+class Parts:
+    """A module taken apart once: the static graph, and its variables in a fixed order.
+
+    Between executions the module's own variables hold the state, so that whoever looks at the model, a callback say,
+    sees current weights, and whoever changes them is heard.
+    """
+
+    def __init__(self, module: nnx.Module):
+        self.graph, state = nnx.split(module)
+        nodes, _ = jax.tree.flatten(state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+        leaves, self.structure = jax.tree.flatten(state)
+        if len(nodes) != len(leaves):
+            raise ValueError(f"Expected one array in every variable of {type(module).__name__}, found a tree in one.")
+        trains = {id(t.variable) for t in tracked(module) if t.trainable}
+        self.nodes = nodes
+        self.trained = tuple(i for i, node in enumerate(nodes) if id(node) in trains)
+        self.kept = tuple(i for i in range(len(nodes)) if i not in set(self.trained))
+        # Order in which gradients, optimizer slots and names run: Keras's order of weights.
+        rank = {id(t.variable): k for k, t in enumerate(tracked(module))}
+        self.trained = tuple(sorted(self.trained, key=lambda i: rank[id(nodes[i])]))
+        names = {id(t.variable): t.path for t in tracked(module)}
+        self.names = [names[id(nodes[i])] for i in self.trained]
+        self.regularizers = [_regularizer(nodes[i]) for i in self.trained]
+
+    def same_program(self, other: Parts | None) -> bool:
+        """Whether a program compiled for `other` fits this module: same graph, same arrays trained."""
+        return (
+            other is not None
+            and self.trained == other.trained
+            and self.structure == other.structure
+            and self.graph == other.graph
+        )
+
+    def collect(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """The current arrays: those that train, and the others."""
+        return tuple(_read(self.nodes[i]) for i in self.trained), tuple(_read(self.nodes[i]) for i in self.kept)
+
+    def publish(self, params: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
+        """Makes these the module's arrays."""
+        for i, value in zip(self.trained, params, strict=True):
+            self.nodes[i].set_raw_value(value)
+        for i, value in zip(self.kept, buffers, strict=True):
+            if isinstance(self.nodes[i], nnx.Variable):  # a bare array in the graph is a constant
+                self.nodes[i].set_raw_value(value)
+
+    def assemble(self, params: tuple[Array, ...], buffers: tuple[Array, ...], training: bool) -> nnx.Module:
+        """A module that holds these arrays, to be called inside a trace; the user's own module is not touched."""
+        leaves: list[Any] = [None] * len(self.nodes)
+        for i, value in zip(self.trained + self.kept, params + buffers, strict=True):
+            leaves[i] = value
+        module = nnx.merge(self.graph, jax.tree.unflatten(self.structure, leaves), copy=True)
+        _set_mode(module, training)
+        return module
+
+    def buffers_of(self, module: nnx.Module) -> tuple[Array, ...]:
+        """The arrays of an assembled module that are not trained, after its call."""
+        leaves = jax.tree.leaves(nnx.split(module)[1])
+        if len(leaves) != len(self.nodes):
+            raise ValueError(
+                f"{type(module).__name__} holds {len(leaves)} arrays after its call and held {len(self.nodes)} before. "
+                "Make all variables in __init__ or build."
+            )
+        return tuple(leaves[i] for i in self.kept)
+
+
+def _read(node: Any) -> Array:
+    return node.get_raw_value() if isinstance(node, nnx.Variable) else node
+
+
+def _regularizer(node: Any) -> Any:
+    return node.get_metadata().get("regularizer") if isinstance(node, nnx.Variable) else None
+
+
+def _set_mode(module: nnx.Module, training: bool) -> None:
+    """Flax modules learn of training through attributes, epochal's layers through `scope.current()`."""
+    for part in flax_modules(module):
+        if training:
+            part.train()
+        else:
+            part.eval()
+
+
+def row_independent(module: nnx.Module) -> bool:
+    """Whether padding rows leave the other rows' outputs alone, for the module and everything in it."""
+    if not isinstance(module, Layer):
+        return False
+    return module.padding_safe and all(row_independent(child) for child in children(module))

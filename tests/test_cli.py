@@ -1,0 +1,461 @@
+"""The command line, run in process; once each as a program, and with Ctrl-C."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+
+from epochal import tasks
+from epochal.cli import main
+from epochal.models import load_model
+from epochal.runfolder import read_history
+from epochal.tables import Preprocessing, Target, prepare, read_source
+
+PROGRAM = [sys.executable, "-m", "epochal.cli"]
+
+
+def houses(n=120, seed=0):
+    """Sizes, towns, gardens and a price that follows from them; some sizes are missing."""
+    random = np.random.default_rng(seed)
+    size, town, garden = random.normal(100, 30, n), random.integers(0, 3, n), random.random(n) < 0.5
+    price = 200_000 + 2_000 * size + 30_000 * town + 10_000 * garden + random.normal(0, 5_000, n)
+    return pl.DataFrame(
+        {
+            "size": [None if i % 11 == 5 else float(s) for i, s in enumerate(size)],
+            "town": [["Ulm", "Bonn", "Köln, Süd"][t] for t in town],
+            "garden": garden,
+            "user_id": np.arange(n),
+            "price": price,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    houses().write_csv(folder / "houses.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flowers(place):
+    """A run folder of a classification."""
+    folder = place / "flowers"
+    assert main(["fit", "iris", "--epochs", "12", "--seed", "1", "--run-dir", str(folder), "--verbose", "0"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prices(place):
+    """A run folder of a regression."""
+    folder = place / "prices"
+    command = ["fit", str(place / "houses.csv"), "--target", "price", "--epochs", "60", "--run-dir", str(folder)]
+    assert main([*command, "--learning-rate", "0.01", "--batch-size", "full", "--verbose", "0"]) == 0
+    return folder
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# -- fit
+
+
+def test_run_folder_holds_everything(flowers):
+    assert {p.name for p in flowers.iterdir()} == {
+        "summary.json",
+        "history.csv",
+        "log.jsonl",
+        "curves.png",
+        "model",
+    }
+    assert {"config.json", "preprocessing.json"} <= {p.name for p in (flowers / "model").iterdir()}
+    summary = read_json(flowers / "summary.json")
+    assert summary["source"] == "iris"
+    assert summary["task"] == "classification"
+    assert (summary["n"], summary["n_train"], summary["n_validation"]) == (150, 120, 30)
+    assert (summary["batch_size"], summary["steps_per_epoch"]) == (32, 4)
+    assert summary["epochs"] == 12
+    assert summary["seed"] == 1
+    assert summary["learning_rate"] == pytest.approx(1e-3)
+    assert summary["optimizer"] == "Adam"
+    assert summary["status"] == "done"
+    assert 0 < summary["compile_seconds"] < summary["seconds"]
+    assert summary["examples_per_second"] > 0
+    assert {"python", "epochal", "jax", "flax", "optax", "numpy"} <= summary["versions"].keys()
+    assert summary["command"].startswith("epochal fit iris --epochs 12")
+
+
+def test_summary_is_the_kept_epoch_of_the_history(flowers):
+    summary = read_json(flowers / "summary.json")
+    epochs, history = read_history(flowers)
+    assert epochs == list(range(1, 13))
+    assert list(summary["metrics"]) == ["loss", "accuracy", "val_loss", "val_accuracy"] == list(history)
+    best = int(np.argmin(history["val_loss"]))
+    assert summary["best_epoch"] == epochs[best]
+    assert summary["metrics"] == {name: pytest.approx(values[best]) for name, values in history.items()}
+
+
+def test_log_has_a_line_per_epoch(flowers):
+    lines = [json.loads(line) for line in (flowers / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", *["epoch"] * 12, "end"]
+    assert lines[0]["batch_size"] == 32
+    assert [line["epoch"] for line in lines[1:-1]] == list(range(1, 13))
+    assert lines[-1]["reason"] == "all epochs done"
+    assert lines[5]["val_loss"] == pytest.approx(read_history(flowers)[1]["val_loss"][4])
+
+
+def test_saved_model_is_the_kept_epoch(flowers):
+    summary = read_json(flowers / "summary.json")
+    prepared = prepare(read_source("iris"), seed=1)
+    model = load_model(flowers / "model")
+    values = model.evaluate(prepared.x_validation, prepared.y_validation, verbose=0, return_dict=True)
+    assert values["loss"] == pytest.approx(summary["metrics"]["val_loss"], rel=1e-5)
+    assert values["accuracy"] == pytest.approx(summary["metrics"]["val_accuracy"])
+
+
+def test_same_seed_same_numbers(flowers, place):
+    again = place / "again"
+    command = ["fit", "iris", "--epochs", "12", "--seed", "1", "--verbose", "0", "--no-plot", "--run-dir", str(again)]
+    assert main(command) == 0
+    assert read_history(again) == read_history(flowers)
+    assert not (again / "curves.png").exists()
+
+
+def test_what_is_printed(place, capsys):
+    command = ["fit", str(place / "houses.csv"), "--epochs", "1", "--run-dir", str(place / "printed"), "--verbose", "2"]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "120 rows, 4 columns → 7 features",
+        "user_id: numbers or names the rows",
+        "price (the last column",
+        "regression",
+        "96 training rows, 24 validation rows",
+        "32 (default, not measured yet): 3 steps per epoch",
+        "val_r2_score",
+        "kept epoch 1",
+        str(place / "printed"),
+    ):
+        assert part in said.replace(" - ", " ") or "".join(part.split()) in "".join(said.split())
+
+
+def test_regression_is_in_the_target_s_own_units(prices, place):
+    metrics = read_json(prices / "summary.json")["metrics"]
+    assert metrics["val_r2_score"] > 0.8
+    assert 1_000 < metrics["val_mae"] < 30_000
+    assert metrics["val_loss"] > 1_000_000
+    prepared = prepare(read_source(str(place / "houses.csv")), target="price")
+    predicted = load_model(prices / "model").predict(prepared.x_validation, verbose=0)[:, 0]
+    assert np.abs(predicted - prepared.y_validation).mean() == pytest.approx(metrics["val_mae"], rel=1e-4)
+
+
+# -- evaluate, predict
+
+
+def test_evaluate_agrees_with_training(flowers, prices, place, capsys):
+    for run, source in ((flowers, "iris"), (prices, str(place / "houses.csv"))):
+        metrics = read_json(run / "summary.json")["metrics"]
+        for model in (run, run / "model"):
+            assert main(["evaluate", str(model), source, "--rows", "validation"]) == 0
+            shown = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:] if line.strip())
+            for name, value in shown.items():
+                assert float(value) == pytest.approx(metrics[f"val_{name}"], rel=1e-3, abs=1e-4)
+
+
+def test_predict_classes(flowers, place):
+    data = read_source("iris")
+    frame = pl.DataFrame({column.name: column.values for column in data.columns[:-1]})
+    frame.with_columns(extra=pl.lit("x")).reverse().write_parquet(place / "iris.parquet")
+    out = place / "classes.csv"
+    assert main(["predict", str(flowers), str(place / "iris.parquet"), "-o", str(out)]) == 0
+    rows = read_rows(out)
+    assert len(rows) == 150
+    assert list(rows[0]) == ["prediction", *(f"probability_{c}" for c in ("setosa", "versicolor", "virginica"))]
+    preprocessing = Preprocessing.load(flowers / "model")
+    expected = load_model(flowers / "model").predict(preprocessing.apply(data), verbose=0)[::-1]
+    found = np.array([[float(v) for v in list(row.values())[1:]] for row in rows])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert [row["prediction"] for row in rows] == [preprocessing.target.classes[i] for i in expected.argmax(axis=1)]
+
+
+def test_predict_values_for_new_rows(prices, place):
+    new = houses(30, seed=5)
+    new.drop("price").with_columns(town=pl.lit("nowhere")).write_csv(place / "new.csv")
+    out = place / "values.csv"
+    assert main(["predict", str(prices), str(place / "new.csv"), "-o", str(out)]) == 0
+    values = [float(row["prediction"]) for row in read_rows(out)]
+    assert np.corrcoef(values, new["price"])[0, 1] > 0.8
+    before = out.read_bytes()
+    assert main(["predict", str(prices), str(place / "new.csv"), "-o", str(out)]) == 2
+    assert out.read_bytes() == before
+    assert main(["predict", str(prices), str(place / "new.csv"), "-o", str(out), "--force"]) == 0
+
+
+# -- the network
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "task"),
+    [
+        ((5,), False, "classification"),
+        ((8, 8), True, "classification"),
+        ((12, 16, 3), True, "regression"),
+        ((40, 8), False, "classification"),  # a sequence
+        ((4, 4), False, "regression"),
+        ((8, 8, 16), False, "classification"),
+    ],
+)
+def test_default_network_for_shapes(shape, image, task):
+    target = Target("y", task, "number", (0, 1, 2) if task == "classification" else (), 50.0, 1e-6)
+    network = tasks.default_network(shape, target, 300)
+    assert tasks.is_image(shape) == image
+    assert any("convolution" in layer.name for layer in network.layers) == image
+    out = network.predict(np.zeros((2, *shape), np.float32), verbose=0)
+    assert out.shape == (2, target.outputs)
+    if task == "classification":
+        np.testing.assert_allclose(out.sum(axis=1), 1, rtol=1e-5)
+    else:
+        np.testing.assert_allclose(out, 50, rtol=1e-4)  # in the target's units
+
+
+# -- a network of one's own
+
+
+OWN = """
+import epochal
+from epochal import layers
+
+def plain(input_shape, units):
+    return epochal.Sequential([layers.Dense(8, activation="relu", input_shape=input_shape), layers.Dense(units)])
+
+def sigmoid(input_shape):
+    return epochal.Sequential([layers.Dense(1, activation="sigmoid", input_shape=input_shape)])
+
+def compiled(input_shape, n_classes, task="?", **more):
+    assert task == "classification" and more["n_train"] == 120
+    model = epochal.Sequential([layers.Dense(n_classes, activation="softmax", input_shape=input_shape)])
+    model.compile(epochal.optimizers.SGD(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+def unwritten(input_shape, units):
+    activation = lambda x: x
+    stack = [layers.Dense(8, activation=activation, input_shape=input_shape), layers.Dense(units, activation="softmax")]
+    return epochal.Sequential(stack)
+
+def asks(colour): ...
+def none(): return 3
+def fails(): return 1 / 0
+def wrong(input_shape): return epochal.Sequential([layers.Dense(7, input_shape=input_shape)])
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(OWN)
+    return tmp_path
+
+
+def test_own_network_uncompiled_regression_gets_the_target_s_units(own, place):
+    command = ["fit", str(place / "houses.csv"), "--model", "nets.py:plain", "--epochs", "30", "--run-dir", "r"]
+    assert main([*command, "--learning-rate", "0.03", "--verbose", "0"]) == 0
+    assert read_json(own / "r" / "summary.json")["metrics"]["val_r2_score"] > 0.5
+
+
+def test_own_network_compiled_is_left_as_it_is(own):
+    assert main(["fit", "iris", "--model", "nets.py:compiled", "--epochs", "5", "--run-dir", "r"]) == 0
+    summary = read_json(own / "r" / "summary.json")
+    assert (summary["optimizer"], summary["learning_rate"]) == ("SGD", pytest.approx(0.05))
+
+
+def test_own_network_with_one_output_for_two_classes(own):
+    command = ["fit", "breast_cancer", "--model", "nets.py:sigmoid", "--epochs", "8", "--learning-rate", "0.02"]
+    assert main([*command, "--run-dir", "r", "--verbose", "0"]) == 0
+    assert read_json(own / "r" / "summary.json")["metrics"]["val_accuracy"] > 0.9
+    assert main(["predict", "r", "breast_cancer", "-o", "p.csv"]) == 0
+    row = read_rows(own / "p.csv")[0]
+    assert float(row["probability_benign"]) + float(row["probability_malignant"]) == pytest.approx(1)
+
+
+def test_a_model_that_cannot_be_written_loses_nothing_else(own, capsys):
+    command = ["fit", "iris", "--model", "nets.py:unwritten", "--epochs", "2", "--run-dir", "r", "--verbose", "0"]
+    assert main(command) == 0
+    assert "weights.safetensors" in capsys.readouterr().out
+    assert {p.name for p in (own / "r").iterdir()} >= {"weights.safetensors", "summary.json", "history.csv"}
+
+
+def test_a_run_that_diverges_says_so(own, capsys):
+    command = ["fit", "diabetes", "--learning-rate", "1e30", "--epochs", "3", "--run-dir", "r", "--verbose", "0"]
+    assert main(command) == 1
+    assert "smaller --learning-rate" in " ".join(capsys.readouterr().out.split())
+    assert read_json(own / "r" / "summary.json")["status"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("nets.py", "FILE.py:function"),
+        ("nots.py:plain", "no file 'nots.py'"),
+        ("nets.py:plan", "did you mean 'plain'"),
+        ("nets.py:asks", "takes 'colour'; it can ask for input_shape"),
+        ("nets.py:none", "returned int"),
+        ("nets.py:fails", "line 24: ZeroDivisionError"),
+        ("nets.py:wrong", "expected (3,) for 3 classes"),
+    ],
+)
+def test_own_network_errors(own, capsys, spec, said):
+    assert main(["fit", "iris", "--model", spec, "--run-dir", "r"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (own / "r").exists()
+
+
+# -- what the user can put right
+
+
+FILES = {
+    "empty.csv": "",
+    "header.csv": "a,b,target\n",
+    "one_class.csv": "a,target\n" + "".join(f"{i},yes\n" for i in range(20)),
+    "short.csv": "a,target\n1,0\n2,1\n3,0\n",
+    "nan.csv": "a,target\n" + "".join(f"{i},{'NaN' if i == 4 else i / 7}\n" for i in range(20)),
+    "text.csv": "a,target\n" + "".join(f"{'abc' if i == 4 else i},{i % 2}\n" for i in range(20)),
+    "words.csv": "a,target\n" + "".join(f"{i},{'yes' if i % 2 else 'no'}\n" for i in range(20)),
+    "ragged.csv": "a,target\n1,2\n3,4,5\n",
+    "notes.txt": "a,target\n1,2\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "absent.csv"], "no file 'absent.csv'"),
+        (["fit", "word.csv"], "did you mean 'words.csv'"),
+        (["fit", "notes.txt"], ".csv, .parquet or .npz"),
+        (["fit", "dgits"], "'digits'"),
+        (["fit", "words.csv", "--target", "targt"], "'target'"),
+        (["fit", "text.csv"], "text where numbers are needed: 'abc' in row 5"),
+        (["fit", "words.csv", "--task", "regression"], "text where numbers are needed"),
+        (["fit", "empty.csv"], "empty"),
+        (["fit", "header.csv"], "no rows"),
+        (["fit", "nan.csv"], "first in row 5"),
+        (["fit", "one_class.csv"], "one class only ('yes')"),
+        (["fit", "short.csv"], "3 rows, too few"),
+        (["fit", "ragged.csv"], "Cannot read 'ragged.csv'"),
+        (["fit", "iris", "--epochs", "0"], "--epochs 0"),
+        (["fit", "iris", "--batch-size", "0"], "--batch-size 0"),
+        (["fit", "iris", "--validation-split", "1"], "--validation-split 1"),
+        (["fit", "iris", "--validation-split", "0.999"], "Too few rows"),
+        (["fit", "iris", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["fit", "iris", "--seed", "-1"], "--seed -1"),
+        (["fit", "iris", "--patience", "0"], "--patience 0"),
+        (["fit", "iris", "--drop", "colour"], "no column in 'iris' called 'colour'"),
+        (["fit", "iris", "--run-dir", "words.csv"], "is a file"),
+        (["fit", "iris", "--run-dir", "words.csv/run"], "ot a directory"),
+        (["evaluate", "nowhere", "iris"], "no trained model in 'nowhere'"),
+        (["predict", "nowhere", "iris", "-o", "x.txt"], "expected a file ending in .csv"),
+        (["predict", "nowhere", "iris", "-o", "no/x.csv"], "no folder 'no'"),
+        (["predict", "nowhere", "iris", "-o", "words.csv"], "exists already"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("epochal: ")
+    assert error.count("\n") == 1
+    assert {p.name: p.read_text() for p in tmp_path.iterdir() if p.is_file()} == FILES
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == set()
+
+
+def test_a_run_is_not_written_over(flowers, capsys):
+    before = {p: p.read_bytes() for p in flowers.rglob("*") if p.is_file()}
+    assert main(["fit", "iris", "--run-dir", str(flowers)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in flowers.rglob("*") if p.is_file()} == before
+
+
+def test_models_and_tables_that_do_not_fit(flowers, prices, place, tmp_path, capsys):
+    cases = [
+        (["evaluate", str(prices), "iris"], "lacks 3 of the 3 columns"),
+        (["evaluate", str(flowers), str(place / "houses.csv")], "lacks 4 of the 4 columns"),
+        (["evaluate", str(place), "iris"], "no trained model"),
+    ]
+    houses(30).drop("price").write_csv(tmp_path / "new.csv")
+    cases.append((["evaluate", str(prices), str(tmp_path / "new.csv")], "lacks the target 'price'"))
+    houses(30).write_csv(tmp_path / "few.csv")
+    cases.append((["evaluate", str(prices), str(tmp_path / "few.csv"), "--rows", "training"], "with 120 rows, not 30"))
+    houses(30).with_columns(size=pl.lit("big")).write_csv(tmp_path / "text.csv")
+    cases.append((["evaluate", str(prices), str(tmp_path / "text.csv")], "'big' in row 1"))
+    broken = tmp_path / "broken"
+    (broken / "model").mkdir(parents=True)
+    (broken / "model" / "config.json").write_text("{")
+    (broken / "model" / "preprocessing.json").write_bytes((flowers / "model" / "preprocessing.json").read_bytes())
+    cases.append((["evaluate", str(broken), "iris"], "cannot be loaded"))
+    for arguments, said in cases:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_usage(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("epochal 0.")
+    for arguments, words in (([], "epochal fit digits"), (["fit"], "--batch-size"), (["predict"], "--force")):
+        assert main([*arguments, "--help"]) == 0
+        assert words in capsys.readouterr().out
+    for wrong in (["fit"], ["fit", "iris", "--batch-size", "many"], ["fit", "iris", "--epoch", "3"], ["train"], []):
+        assert main(wrong) == 2
+        assert capsys.readouterr().err
+
+
+# -- as a program
+
+
+def test_program_says_one_sentence_and_exits_with_2(tmp_path):
+    ended = subprocess.run([*PROGRAM, "fit", "absent.csv"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "epochal: There is no file 'absent.csv'.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_run_is_kept(tmp_path):
+    command = [*PROGRAM, "fit", "iris", "--epochs", "100000", "--patience", "100000", "--run-dir", "r"]
+    with (tmp_path / "out").open("w") as out:
+        started = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
+    try:
+        log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 60
+        while not (log.exists() and log.read_text().count("\n") > 4):
+            assert time.monotonic() < deadline, (tmp_path / "out").read_text()
+            assert started.poll() is None, (tmp_path / "out").read_text()
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(60) == 130
+    finally:
+        started.kill()
+        started.wait()
+    said = (tmp_path / "out").read_text()
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    summary = read_json(tmp_path / "r" / "summary.json")
+    assert summary["status"] == "interrupted"
+    assert json.loads(log.read_text().splitlines()[-1])["reason"] == "interrupted"
+    model = load_model(tmp_path / "r" / "model")
+    prepared = prepare(read_source("iris"))
+    values = model.evaluate(prepared.x_validation, prepared.y_validation, verbose=0, return_dict=True)
+    assert values["loss"] == pytest.approx(summary["metrics"]["val_loss"], rel=1e-5)

@@ -1,0 +1,600 @@
+"""Layers against real Keras with the same weights; then what Keras does not promise: padding, noise, errors."""
+
+import inspect
+import json
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+from flax import nnx
+from jaxtyping import TypeCheckError
+
+from epochal import layers, scope
+from epochal.config import deserialize, serialize
+from epochal.layers.base import Weight, abstract_call
+from epochal.random import set_random_seed
+
+# layer, arguments, shape of the input (with 4 examples); a list of shapes for layers with several inputs
+CASES = [
+    ("Dense", {"units": 3}, (5,)),
+    ("Dense", {"units": 2, "activation": "tanh", "use_bias": False}, (3, 5)),
+    ("Embedding", {"input_dim": 7, "output_dim": 3}, "ids"),
+    ("Activation", {"activation": "sigmoid"}, (5,)),
+    ("Flatten", {}, (2, 3, 4)),
+    ("Flatten", {"data_format": "channels_first"}, (2, 3, 4)),
+    ("Flatten", {}, ()),
+    ("Reshape", {"target_shape": (2, -1, 3)}, (4, 6)),
+    ("Reshape", {"target_shape": (24,)}, (4, 6)),
+    ("ReLU", {}, (9,)),
+    ("ReLU", {"max_value": 1.0, "negative_slope": 0.1, "threshold": 0.5}, (9,)),
+    ("ReLU", {"max_value": 6}, (9,)),
+    ("LeakyReLU", {}, (9,)),
+    ("LeakyReLU", {"negative_slope": 0.1}, (9,)),
+    ("ELU", {"alpha": 0.7}, (9,)),
+    ("PReLU", {}, (3, 4)),
+    ("PReLU", {"shared_axes": [1, 2], "alpha_initializer": "ones"}, (3, 4, 2)),
+    ("Softmax", {}, (3, 4)),
+    ("Softmax", {"axis": 1}, (3, 4)),
+    ("Softmax", {"axis": (1, 2)}, (3, 4)),
+    ("Dropout", {"rate": 0.5}, (5,)),
+    ("SpatialDropout1D", {"rate": 0.5}, (5, 3)),
+    ("SpatialDropout2D", {"rate": 0.5, "data_format": "channels_first"}, (5, 3, 2)),
+    ("GaussianNoise", {"stddev": 0.5}, (5,)),
+    ("GaussianDropout", {"rate": 0.5}, (5,)),
+    ("Conv1D", {"filters": 4, "kernel_size": 3}, (7, 3)),
+    ("Conv1D", {"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2}, (9, 3)),
+    ("Conv1D", {"filters": 4, "kernel_size": 4, "padding": "same", "strides": 3, "activation": "relu"}, (8, 2)),
+    ("Conv1D", {"filters": 4, "kernel_size": 1, "strides": 2, "data_format": "channels_first"}, (3, 8)),
+    ("Conv2D", {"filters": 4, "kernel_size": 3}, (6, 5, 2)),
+    ("Conv2D", {"filters": 4, "kernel_size": (2, 3), "padding": "same", "strides": (2, 1)}, (7, 6, 3)),
+    (
+        "Conv2D",
+        {"filters": 4, "kernel_size": 3, "dilation_rate": (1, 2), "padding": "same", "use_bias": False},
+        (6, 7, 2),
+    ),
+    ("Conv2D", {"filters": 6, "kernel_size": 3, "groups": 2, "padding": "same"}, (5, 5, 4)),
+    ("Conv2D", {"filters": 4, "kernel_size": 3, "groups": 4, "strides": 2}, (7, 7, 4)),
+    ("Conv2D", {"filters": 4, "kernel_size": 1}, (5, 5, 3)),
+    ("Conv2D", {"filters": 4, "kernel_size": 8, "padding": "same"}, (6, 6, 2)),
+    ("Conv2D", {"filters": 3, "kernel_size": 3, "data_format": "channels_first", "padding": "same"}, (2, 5, 6)),
+    ("Conv3D", {"filters": 3, "kernel_size": 2, "strides": (1, 2, 1), "padding": "same"}, (3, 4, 5, 2)),
+    ("DepthwiseConv1D", {"kernel_size": 3, "depth_multiplier": 2}, (7, 3)),
+    ("DepthwiseConv2D", {"kernel_size": 3, "strides": 2, "padding": "same"}, (6, 6, 3)),
+    ("DepthwiseConv2D", {"kernel_size": 2, "depth_multiplier": 3, "data_format": "channels_first"}, (2, 5, 5)),
+    ("SeparableConv1D", {"filters": 4, "kernel_size": 3, "padding": "same"}, (7, 3)),
+    ("SeparableConv2D", {"filters": 4, "kernel_size": 3, "depth_multiplier": 2, "activation": "relu"}, (6, 6, 3)),
+    ("Conv1DTranspose", {"filters": 4, "kernel_size": 3, "strides": 2}, (5, 3)),
+    ("Conv2DTranspose", {"filters": 4, "kernel_size": 3}, (4, 5, 3)),
+    ("Conv2DTranspose", {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (4, 5, 3)),
+    ("Conv2DTranspose", {"filters": 4, "kernel_size": 2, "strides": (1, 3), "padding": "same"}, (4, 5, 3)),
+    ("Conv2DTranspose", {"filters": 2, "kernel_size": 2, "strides": 3}, (4, 5, 3)),
+    ("Conv2DTranspose", {"filters": 2, "kernel_size": 3, "dilation_rate": 2, "padding": "same"}, (4, 5, 3)),
+    (
+        "Conv2DTranspose",
+        {"filters": 2, "kernel_size": 4, "strides": 3, "padding": "same", "output_padding": 2},
+        (4, 5, 3),
+    ),
+    ("Conv2DTranspose", {"filters": 2, "kernel_size": 3, "strides": 2, "output_padding": (1, 0)}, (4, 5, 3)),
+    ("Conv2DTranspose", {"filters": 2, "kernel_size": 3, "strides": 2, "data_format": "channels_first"}, (3, 4, 5)),
+    ("MaxPooling1D", {}, (7, 3)),
+    ("MaxPooling1D", {"pool_size": 3, "strides": 2, "padding": "same", "data_format": "channels_first"}, (3, 8)),
+    ("MaxPooling2D", {}, (6, 7, 2)),
+    ("MaxPooling2D", {"pool_size": (3, 2), "strides": (2, 1), "padding": "same"}, (6, 7, 2)),
+    ("MaxPooling2D", {"pool_size": 8, "strides": 1, "padding": "same"}, (6, 7, 2)),
+    ("MaxPooling3D", {"pool_size": 2}, (4, 5, 4, 2)),
+    ("AveragePooling1D", {"pool_size": 2, "padding": "same"}, (7, 3)),
+    ("AveragePooling2D", {"pool_size": 2}, (6, 7, 2)),
+    ("AveragePooling2D", {"pool_size": 3, "strides": 2, "padding": "same"}, (6, 7, 2)),
+    ("AveragePooling2D", {"pool_size": 8, "strides": 2, "padding": "same", "data_format": "channels_first"}, (2, 6, 7)),
+    ("AveragePooling3D", {"pool_size": 2, "padding": "same"}, (3, 4, 3, 2)),
+    ("GlobalMaxPooling1D", {}, (5, 3)),
+    ("GlobalMaxPooling2D", {"keepdims": True, "data_format": "channels_first"}, (3, 4, 5)),
+    ("GlobalMaxPooling3D", {}, (2, 3, 2, 3)),
+    ("GlobalAveragePooling1D", {"keepdims": True}, (5, 3)),
+    ("GlobalAveragePooling2D", {"data_format": "channels_first"}, (3, 4, 5)),
+    ("GlobalAveragePooling3D", {}, (2, 3, 2, 3)),
+    ("BatchNormalization", {}, (5,)),
+    ("BatchNormalization", {"momentum": 0.8, "epsilon": 1e-2}, (3, 4, 5)),
+    ("BatchNormalization", {"axis": 1, "scale": False}, (3, 4, 5)),
+    ("BatchNormalization", {"center": False, "moving_mean_initializer": "ones"}, (4, 5)),
+    ("LayerNormalization", {}, (5,)),
+    ("LayerNormalization", {"axis": [2, 1], "epsilon": 1e-5}, (3, 4, 5)),
+    ("LayerNormalization", {"axis": 1, "center": False}, (3, 5)),
+    ("LayerNormalization", {"axis": -1, "scale": False}, (3, 5)),
+    ("GroupNormalization", {"groups": 2}, (3, 4, 6)),
+    ("GroupNormalization", {"groups": -1, "axis": 1}, (3, 4, 6)),
+    ("GroupNormalization", {"groups": 3, "center": False, "scale": False}, (6,)),
+    ("RMSNormalization", {}, (5,)),
+    ("RMSNormalization", {"axis": [1, 2]}, (4, 5)),
+    ("Normalization", {}, (3,)),
+    ("Normalization", {"axis": (1, 2)}, (3, 4)),
+    ("Normalization", {"axis": None}, (3, 4)),
+    ("Normalization", {"mean": 2.0, "variance": 3.0}, (3,)),
+    ("Normalization", {"mean": [1.0, 2.0, 3.0], "variance": [1.0, 0.0, 4.0], "invert": True}, (2, 3)),
+    ("Rescaling", {"scale": 0.5, "offset": -1.0}, (3,)),
+    ("Rescaling", {"scale": [1.0, 2.0, 3.0]}, (2, 3)),
+    ("Add", {}, [(3, 4), (3, 4), (3, 1)]),
+    ("Add", {}, [(3, 4), (4,)]),
+    ("Subtract", {}, [(3,), (3,)]),
+    ("Multiply", {}, [(3,), (3,), (3,)]),
+    ("Average", {}, [(3,), (3,), (3,)]),
+    ("Maximum", {}, [(3,), (3,), (3,)]),
+    ("Minimum", {}, [(3, 4), (3, 4)]),
+    ("Concatenate", {}, [(3, 4), (3, 1)]),
+    ("Concatenate", {"axis": 1}, [(3, 4), (2, 4), (1, 4)]),
+    ("Dot", {"axes": 1}, [(3,), (3,)]),
+    ("Dot", {"axes": -1, "normalize": True}, [(3,), (3,)]),
+    ("Dot", {"axes": (2, 1)}, [(3, 4), (4, 5)]),
+    ("Dot", {"axes": (1, 2), "normalize": True}, [(3, 4), (5, 3)]),
+    ("Dot", {"axes": 1}, [(3,), (3, 5)]),
+    ("Dot", {"axes": (3, 1)}, [(2, 5, 3), (3, 4)]),
+    ("Permute", {"dims": (3, 1, 2)}, (3, 4, 5)),
+    ("RepeatVector", {"n": 3}, (4,)),
+    ("ZeroPadding1D", {}, (3, 4)),
+    ("ZeroPadding1D", {"padding": (2, 1), "data_format": "channels_first"}, (3, 4)),
+    ("ZeroPadding2D", {}, (3, 4, 2)),
+    ("ZeroPadding2D", {"padding": (1, 2), "data_format": "channels_first"}, (2, 3, 4)),
+    ("ZeroPadding3D", {"padding": ((1, 0), (0, 2), (1, 1))}, (2, 3, 4, 2)),
+    ("Cropping1D", {}, (4, 3)),
+    ("Cropping1D", {"cropping": (0, 2)}, (4, 3)),
+    ("Cropping2D", {}, (4, 5, 3)),
+    ("Cropping2D", {"cropping": ((1, 0), (0, 2)), "data_format": "channels_first"}, (3, 4, 5)),
+    ("Cropping3D", {}, (3, 4, 5, 2)),
+    ("UpSampling1D", {"size": 3}, (4, 3)),
+    ("UpSampling2D", {}, (4, 5, 3)),
+    ("UpSampling2D", {"size": (2, 3), "interpolation": "bilinear"}, (4, 5, 3)),
+    ("UpSampling2D", {"size": 2, "interpolation": "bicubic", "data_format": "channels_first"}, (3, 4, 5)),
+    ("UpSampling3D", {"size": (1, 2, 3), "data_format": "channels_first"}, (2, 3, 2, 2)),
+]
+
+
+def case_id(case):
+    return f"{case[0]}-{','.join(f'{k}={v}' for k, v in case[1].items())}"
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=case_id)
+
+
+def draw(shape, name="", rows=4):
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if shape == "ids":
+        return rng.integers(0, 7, (rows, 5)).astype("int32")
+    if isinstance(shape, list):
+        return [rng.normal(size=(rows, *s)).astype("float32") for s in shape]
+    return rng.normal(size=(rows, *shape)).astype("float32")
+
+
+def keras_weights(layer):
+    return [np.asarray(v.value) for v in layer.weights]  # get_weights() warns with NumPy 2
+
+
+def build(layer, x):
+    with_batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    abstract_call(layer, with_batch)
+
+
+def pair(case):
+    """Our layer and Keras's, built, with the same random weights (positive, so that variances are)."""
+    name, arguments, shape = case
+    initializers = [
+        p for p in inspect.signature(getattr(layers, name).__init__).parameters if p.endswith("_initializer")
+    ]
+    arguments = {**dict.fromkeys(initializers, "zeros"), **arguments}  # random ones take a second each to compile
+    ours, theirs = getattr(layers, name)(**arguments), getattr(keras.layers, name)(**arguments)
+    x = draw(shape, case_id(case))
+    build(ours, x)
+    theirs.build([w.shape for w in x] if isinstance(x, list) else x.shape)
+    rng = np.random.default_rng(1)
+    weights = [np.asarray(rng.uniform(0.2, 1.5, w.shape), w.value.dtype) for w in theirs.weights]
+    theirs.set_weights(weights)
+    if name == "Normalization" and weights:
+        theirs.finalize_state()
+    ours.set_weights(weights)
+    return ours, theirs, x
+
+
+def functional(layer):
+    """A pure function of trainable arrays and the input that returns the output and the buffers; and these arrays."""
+    graph, params, buffers = nnx.split(layer, Weight, ...)
+    leaves, tree = jax.tree.flatten(params)
+    variables = jax.tree.leaves(params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    order = np.argsort([v.get_metadata()["made"] for v in variables])  # of the layer's weights
+
+    def call(weights, x, training=False, context=None):
+        placed = [weights[i] for i in np.argsort(order)]
+        merged = nnx.merge(graph, jax.tree.unflatten(tree, placed), buffers, copy=True)
+        with scope.calling(context or scope.Call(training=training)):
+            y = merged(x)
+        return y, [v.get_value() for v in merged.non_trainable_weights]
+
+    return call, [leaves[i] for i in order]
+
+
+def keras_functional(layer):
+    fixed = [v.value for v in layer.non_trainable_variables]
+    takes_mode = "training" in inspect.signature(layer.call).parameters
+
+    def call(weights, x, training=False):
+        return layer.stateless_call(weights, fixed, x, **({"training": training} if takes_mode else {}))
+
+    return call, [v.value for v in layer.trainable_variables]
+
+
+# most of these tests' time is compiling
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def everything(call, weights, x, training):
+    """Outputs in inference and training, the buffers after training, and the gradients of a weighted sum of outputs."""
+
+    def run(weights, x):
+        def loss(weights, x):
+            y, buffers = call(weights, x, training)
+            r = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+            return (y * r).sum(), (y, buffers)
+
+        integers = jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.integer)
+        gradients, (y, buffers) = jax.grad(loss, 0 if integers else (0, 1), has_aux=True)(weights, x)
+        return y if not training else call(weights, x)[0], y, buffers, gradients
+
+    return jax.jit(run, compiler_options=FAST_TO_COMPILE)(weights, x)
+
+
+def close(a, b, **kwargs):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **{"rtol": 1e-5, "atol": 1e-5 * max(1, np.abs(y).max(initial=0)), **kwargs})
+
+
+@each_case
+def test_equals_keras(case):
+    ours, theirs, x = pair(case)
+    training = case[0] == "BatchNormalization"  # the others are deterministic, or do not differ
+    got = everything(*functional(ours), x, training)
+    want = everything(*keras_functional(theirs), x, training)
+    assert got[0].shape == want[0].shape
+    close(got if training else (got[0], got[3]), want if training else (want[0], want[3]))
+    assert [v.get_metadata()["name"] for v in ours.weights] == [v.name for v in theirs.weights]
+    assert ours.output_shape == (None, *want[0].shape[1:])
+    shapes = [(None, *a.shape[1:]) for a in jax.tree.leaves(x)]
+    assert ours.compute_output_shape(shapes if isinstance(x, list) else shapes[0]) == ours.output_shape
+
+
+@each_case
+def test_config_makes_an_equal_layer(case):
+    layer = getattr(layers, case[0])(**case[1])
+    again = deserialize(json.loads(json.dumps(serialize(layer))))
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
+    assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+def test_layer_from_config_computes_the_same():
+    layer = layers.Conv2D(4, 3, padding="same", activation="relu")
+    x = draw((5, 5, 2))
+    layer(x)
+    again = layers.Conv2D.from_config(layer.get_config())
+    again(x)
+    again.set_weights(layer.get_weights())
+    close(again(x), layer(x), rtol=0, atol=0)
+
+
+def test_every_layer_has_a_case():
+    named = {case[0] for case in CASES}
+    public = {n for n in layers.__all__ if inspect.isclass(getattr(layers, n)) and n not in ("Layer", "Input")}
+    aliases = {n for n in public if getattr(layers, n).__name__ != n}
+    assert public - aliases == named
+    for name in public:
+        assert hasattr(keras.layers, name), name
+
+
+# -- batch normalization
+
+
+def test_moving_statistics_after_three_calls():
+    ours, theirs, _ = pair(("BatchNormalization", {"momentum": 0.9}, (3, 5)))
+    for i in range(3):
+        x = draw((3, 5), str(i))
+        ours(x, training=True)
+        theirs(x, training=True)
+    close(ours.get_weights(), keras_weights(theirs))
+
+
+@pytest.mark.parametrize("real", [4, 1])
+def test_padding_rows_leave_batch_statistics_alone(real):
+    ours, theirs, _ = pair(("BatchNormalization", {}, (3, 5)))
+    x = draw((3, 5), "padded", rows=real)
+    padded = np.concatenate([x, np.full((3, 3, 5), 100, "float32")])
+    context = scope.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
+    call, weights = functional(ours)
+
+    def real_rows(weights, x, training=False):
+        y, buffers = call(weights, x, training, context if training else None)
+        return y[:real], buffers
+
+    got = everything(real_rows, weights, padded, True)
+    want = everything(*keras_functional(theirs), x, True)
+    close(got[:3], want[:3])
+    close(got[3][0], want[3][0])
+    close(got[3][1][:real], want[3][1])
+    close(got[3][1][real:], np.zeros((3, 3, 5)))
+
+
+def test_batch_normalization_of_padding_alone_moves_nothing():
+    layer = layers.BatchNormalization()
+    layer(np.ones((2, 3)))
+    with scope.calling(scope.Call(training=True, rows=jnp.zeros(2))):
+        assert np.isfinite(layer(np.ones((2, 3)))).all()
+    close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
+
+
+def test_batch_normalization_of_another_axis_0_takes_all_rows():
+    layer, plain = layers.BatchNormalization(), layers.BatchNormalization()
+    x = draw((3,), rows=8)
+    with scope.calling(scope.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
+        got = layer(x)
+    close(got, plain(x, training=True))
+
+
+def test_frozen_batch_normalization_uses_moving_statistics():
+    layer = layers.BatchNormalization(trainable=False)
+    x = draw((3,))
+    close(layer(x, training=True), layer(x, training=False))
+    close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
+
+
+# -- noise
+
+
+def in_pass(layer, x, ids, *, key=0, rows=None):
+    def run(x, ids):
+        with scope.calling(scope.Call(training=True, rows=rows, ids=ids, key=jax.random.key(key))):
+            return layer(x)
+
+    layer._ensure_built(x)
+    return np.asarray(jax.jit(run, compiler_options=FAST_TO_COMPILE)(x, jnp.asarray(ids, jnp.uint32)))
+
+
+def noise_layers():
+    return [
+        (layers.Dropout(0.5, name="a"), (20, 10)),
+        (layers.Dropout(0.5, noise_shape=(None, 1, 10), name="a"), (20, 10)),
+        (layers.SpatialDropout1D(0.5, name="a"), (5, 40)),
+        (layers.SpatialDropout2D(0.5, name="a"), (5, 4, 40)),
+        (layers.GaussianNoise(0.5, name="a"), (20, 10)),
+        (layers.GaussianDropout(0.5, name="a"), (20, 10)),
+        (layers.Dropout(0.5, seed=3, name="a"), (20, 10)),
+    ]
+
+
+each_noise = pytest.mark.parametrize("number", range(len(noise_layers())))
+
+
+@each_noise
+def test_noise_belongs_to_the_example(number):
+    layer, shape = noise_layers()[number]
+    x, ids = draw(shape, rows=6), np.array([10, 3, 7, 2**32 - 1, 0, 5])
+    whole = in_pass(layer, x, ids)
+    cut = [in_pass(layer, x[a:b], ids[a:b]) for a, b in ((0, 2), (2, 6))]
+    np.testing.assert_array_equal(np.concatenate(cut), whole)
+    np.testing.assert_array_equal(in_pass(layer, x[::-1], ids[::-1])[::-1], whole)
+    np.testing.assert_array_equal(in_pass(noise_layers()[number][0], x, ids), whole)
+    assert (in_pass(layer, x, ids, key=1) != whole).any()
+    ratio = in_pass(layer, np.ones_like(x), ids)
+    assert (ratio[0] != ratio[1]).any()
+    other = type(layer).from_config({**layer.get_config(), "name": "b"})
+    assert (in_pass(other, x, ids) != whole).any()
+    seeded = type(layer).from_config({**layer.get_config(), "seed": 4})
+    assert (in_pass(seeded, x, ids) != whole).any()
+
+
+@each_noise
+def test_no_noise_outside_of_training(number):
+    layer, shape = noise_layers()[number]
+    x = draw(shape)
+    np.testing.assert_array_equal(layer(x), x)
+    with scope.calling(scope.Call(training=True)):  # no key: shapes are being computed
+        np.testing.assert_array_equal(layer(x), x)
+    set_random_seed(1)
+    first = layer(x, training=True)
+    assert (first != x).any()
+    assert (layer(x, training=True) != first).any()
+    set_random_seed(1)
+    np.testing.assert_array_equal(layer(x, training=True), first)
+
+
+def test_dropout_rate_and_scale():
+    x = np.ones((50, 400), "float32")
+    y = in_pass(layers.Dropout(0.2), x, np.arange(50))
+    assert set(np.unique(y)) == {0.0, np.float32(1.25)}
+    assert abs((y == 0).mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / y.size)
+    assert in_pass(layers.Dropout(0), x, np.arange(50)) is not None
+    np.testing.assert_array_equal(in_pass(layers.Dropout(0), x, np.arange(50)), x)
+
+
+def test_gaussian_moments():
+    x = np.ones((50, 400), "float32")
+    y = in_pass(layers.GaussianDropout(0.2), x, np.arange(50))
+    assert abs(y.mean() - 1) < 0.02
+    assert abs(y.std() - 0.5) < 0.02
+    assert abs(in_pass(layers.GaussianNoise(2.0), x, np.arange(50)).std() - 2) < 0.05
+
+
+def test_noise_shape():
+    x = np.ones((6, 20, 10), "float32")
+    together = in_pass(layers.Dropout(0.5, noise_shape=(None, 1, None)), x, np.arange(6))
+    assert (together == together[:, :1]).all()
+    assert (together != together[:1]).any()
+    spatial = in_pass(layers.SpatialDropout1D(0.5), x, np.arange(6))
+    assert (spatial == spatial[:, :1]).all()
+    layer = layers.Dropout(0.5, noise_shape=(1, 20, 10), name="a")
+    batch = in_pass(layer, x, np.arange(6))
+    assert (batch == batch[:1]).all()
+    np.testing.assert_array_equal(in_pass(layer, x[:1], [5]), batch[:1])
+    with pytest.raises(ValueError, match="noise_shape"):
+        in_pass(layers.Dropout(0.5, noise_shape=(None, 3, 10)), x, np.arange(6))
+
+
+def test_noise_of_another_axis_0_is_one_draw():
+    layer = layers.Dropout(0.5, name="a")
+    x = np.ones((12, 10), "float32")
+    y = in_pass(layer, x, np.arange(6), rows=jnp.ones(6))
+    assert (y[0] != y[1]).any()
+    np.testing.assert_array_equal(in_pass(layer, x, np.arange(6) + 6, rows=jnp.ones(6)), y)
+
+
+# -- preprocessing
+
+
+def test_adapt_equals_keras():
+    data = draw((3, 4), rows=50) * 3 + 2
+    for axis in (-1, (1, 2), None):
+        ours, theirs = layers.Normalization(axis=axis), keras.layers.Normalization(axis=axis)
+        ours.adapt(data)
+        theirs.adapt(data)
+        close(ours.get_weights(), keras_weights(theirs))
+        close(ours(data), np.asarray(theirs(data)))
+
+
+def test_adapt_reads_arrays_and_batches_alike():
+    data = draw((3,), rows=50) * 1e-2 + 1e3  # a large mean: sums of squares in float32 would lose the variance
+    want = [data.astype("float64").mean(0), data.astype("float64").var(0), 0]
+
+    class Batches:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return data[i * 25 : (i + 1) * 25], np.zeros(25)
+
+    sources = [data, jnp.asarray(data), data.tolist(), [data[:7], data[7:]], (data[i : i + 9] for i in range(0, 50, 9))]
+    sources += [Batches(), [(data[:7], None), (data[7:], None)]]
+    for source in sources:
+        layer = layers.Normalization()
+        layer.adapt(source)
+        close(layer.get_weights(), want, atol=0)
+    layer.adapt(np.zeros((4, 3)))  # forgets
+    close(layer.get_weights(), [np.zeros(3), np.zeros(3), 0])
+
+
+def test_adapt_refuses():
+    with pytest.raises(ValueError, match="at least one row"):
+        layers.Normalization().adapt(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="sizes"):
+        layers.Normalization().adapt([np.zeros((2, 3)), np.zeros((2, 4))])
+    with pytest.raises(ValueError, match="was given"):
+        layers.Normalization(mean=0, variance=1).adapt(np.zeros((2, 3)))
+
+
+# -- arguments and inputs
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.Dense(0), "units.*>= 1, got 0"),
+        (lambda: layers.Dense(2.5), "units"),
+        (lambda: layers.Dense(2, activation="rleu"), "relu"),
+        (lambda: layers.Dense(2, kernel_initializer="glorot_unifrom"), "glorot_uniform"),
+        (lambda: layers.Embedding(0, 3), "input_dim"),
+        (lambda: layers.Embedding(3, 3, mask_zero=True), "not supported yet"),
+        (lambda: layers.Embedding(3, 2, weights=np.zeros((2, 2))), r"\(3, 2\)"),
+        (lambda: layers.Reshape((-1, -1)), "at most one -1"),
+        (lambda: layers.Reshape((0, 2)), "target_shape"),
+        (lambda: layers.ReLU(max_value=-1), "max_value"),
+        (lambda: layers.LeakyReLU(-0.1), "negative_slope"),
+        (lambda: layers.Softmax(axis="last"), "axis"),
+        (lambda: layers.Dropout(1.0), r"rate.*\[0, 1\), got 1.0"),
+        (lambda: layers.Dropout(-0.1), "rate"),
+        (lambda: layers.Dropout(0.5, seed="a"), "seed"),
+        (lambda: layers.Dropout(0.5, noise_shape="a"), "noise_shape"),
+        (lambda: layers.GaussianNoise(-1), "stddev"),
+        (lambda: layers.Conv2D(4, 3, padding="smae"), "Did you mean 'same'"),
+        (lambda: layers.Conv2D(4, 3, padding="causal"), "Unknown padding"),
+        (lambda: layers.Conv2D(4, (3, 3, 3)), "kernel_size"),
+        (lambda: layers.Conv2D(4, 0), "kernel_size"),
+        (lambda: layers.Conv2D(0, 3), "filters"),
+        (lambda: layers.Conv2D(5, 3, groups=2), "groups"),
+        (lambda: layers.Conv2D(4, 3, strides=2, dilation_rate=2), "dilation_rate"),
+        (lambda: layers.Conv2D(4, 3, data_format="last"), "channels_last"),
+        (lambda: layers.Conv2DTranspose(4, 3, output_padding=1), "output_padding"),
+        (lambda: layers.MaxPooling2D((2,)), "pool_size"),
+        (lambda: layers.BatchNormalization(momentum=1.1), "momentum"),
+        (lambda: layers.GroupNormalization(groups=0), "groups"),
+        (lambda: layers.Normalization(mean=1.0), "mean and variance"),
+        (lambda: layers.Input((0,)), "shape"),
+        (lambda: layers.Dense(3)(np.zeros(4)), "at least 2 axes"),
+        (lambda: layers.Dense(3).build((None, None)), "known size"),
+        (lambda: layers.Conv2D(3, 2)(np.zeros((2, 4, 4))), "4 axes.*got shape"),
+        (lambda: layers.Conv2D(4, 3, groups=4)(np.zeros((2, 4, 4, 6))), "multiple of groups=4"),
+        (lambda: layers.Conv2D(4, 5)(np.zeros((2, 4, 4, 6))), "at least as large"),
+        (lambda: layers.MaxPooling2D(5)(np.zeros((2, 4, 4, 6))), "at least as large"),
+        (lambda: layers.MaxPooling1D()(np.zeros((2, 4, 4, 6))), "3 axes"),
+        (lambda: layers.GlobalMaxPooling2D()(np.zeros((2, 4))), "4 axes"),
+        (lambda: layers.BatchNormalization(axis=3)(np.zeros((2, 4))), "axis 3"),
+        (lambda: layers.LayerNormalization(axis=(1, -1))(np.zeros((2, 4))), "axis"),
+        (lambda: layers.GroupNormalization(groups=3)(np.zeros((2, 4))), "multiple of groups=3"),
+        (lambda: layers.Reshape((3,))(np.zeros((2, 4))), "Reshape"),
+        (lambda: layers.Reshape((3, -1))(np.zeros((2, 4))), "Reshape"),
+        (lambda: layers.SpatialDropout1D(0.5)(np.zeros((2, 4))), "3 axes"),
+        (lambda: layers.Add()(np.zeros((2, 4))), "list of inputs"),
+        (lambda: layers.Add()([np.zeros((2, 4)), np.zeros((2, 3))]), "one shape"),
+        (lambda: layers.Subtract()([np.zeros((2, 4))]), "expects 2 inputs; got 1"),
+        (lambda: layers.Concatenate()([np.zeros((2, 4)), np.zeros((2, 4, 3))]), "axis -1 only"),
+        (lambda: layers.Concatenate(axis=1)([np.zeros((2, 4, 2)), np.zeros((2, 4, 3))]), "axis 1 only"),
+        (lambda: layers.Dot(axes=(1, 2, 3)), "one or two"),
+        (lambda: layers.Dot(axes=1)([np.zeros((2, 4)), np.zeros((2, 3))]), "one size"),
+        (lambda: layers.Dot(axes=0)([np.zeros((2, 4)), np.zeros((2, 4))]), "batch"),
+        (lambda: layers.Permute((0, 1)), "dims"),
+        (lambda: layers.Permute((2, 1))(np.zeros((2, 4))), "3 axes"),
+        (lambda: layers.RepeatVector(0), "n to be"),
+        (lambda: layers.ZeroPadding2D(-1), "padding"),
+        (lambda: layers.ZeroPadding2D((1, 1, 1)), "padding"),
+        (lambda: layers.Cropping2D(2)(np.zeros((2, 4, 5, 1))), "more than 4 cells along axis 1"),
+        (lambda: layers.UpSampling2D(0), "size"),
+        (lambda: layers.UpSampling2D(interpolation="bilinaer"), "bilinear"),
+    ],
+)
+def test_refuses(make, message):
+    with pytest.raises((ValueError, TypeCheckError)) as caught:
+        make()
+    if caught.type is ValueError:  # else the annotations are being run, and were faster
+        assert re.search(message, str(caught.value))
+
+
+@pytest.mark.parametrize("layer", [layers.Dense(3), layers.Conv2D(3, 1), layers.BatchNormalization()])
+def test_refuses_other_channels_than_it_was_built_for(layer):
+    layer(np.zeros((2, 4, 4, 5)))
+    with pytest.raises(ValueError, match=f"{layer.name}.*was built for 5.*got inputs with 6"):
+        layer(np.zeros((2, 4, 4, 6)))
+
+
+def test_refuses_unknown_keywords():
+    for name in layers.__all__:
+        made = getattr(layers, name)
+        arguments = next(
+            (dict(c[1]) for c in CASES if c[0] == made.__name__), {"shape": (2,)} if name == "Input" else {}
+        )
+        with pytest.raises(TypeError):
+            made(**arguments, no_such_argument=1)
+
+
+def test_weights_are_regularized_by_name():
+    layer = layers.Dense(3, kernel_regularizer="l2", bias_regularizer="l1")
+    layer(np.zeros((2, 4)))
+    assert all(v.get_metadata()["regularizer"] is not None for v in layer.weights)
+
+
+def test_embedding_takes_floats_and_given_weights():
+    table = np.arange(12.0, dtype="float32").reshape(4, 3)
+    layer = layers.Embedding(4, 3, weights=[table])
+    close(layer(np.array([[1.9, 3.0]])), table[[1, 3]][None])
+    assert np.isnan(layer(np.array([[4]]))).all()
+
+
+def test_input_is_a_plain_value():
+    assert layers.Input((28, None), batch_size=3, name="x") == layers.Input([28, None], 3, "float32", "x")
+    assert layers.Input(5).shape == (5,)

@@ -1,0 +1,261 @@
+"""The face: arguments, names, errors that leave the model as it was."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+from data import diabetes, digits
+
+import epochal as keras
+
+layers = keras.layers
+
+
+def classifier() -> keras.Sequential:
+    model = keras.Sequential(
+        [layers.Dense(8, activation="relu", input_shape=(64,)), layers.Dense(10, activation="softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    return model
+
+
+X, Y = digits(64)
+
+# What is passed to fit, and a part of what is said.
+BAD_FITS: dict[str, tuple[dict[str, Any], str]] = {
+    "no data": ({}, "expected x, got None"),
+    "wrong width": ({"x": X[:, :5], "y": Y}, r"shape \(n, 64\).*got \(64, 5\)"),
+    "wrong rank": ({"x": X.reshape(-1, 8, 8), "y": Y}, r"shape \(n, 64\).*got \(64, 8, 8\)"),
+    "two inputs": ({"x": [X, X], "y": Y}, "1 input.*got 2"),
+    "sizes": ({"x": X, "y": Y[:-1]}, "x: 64, y: 63"),
+    "no targets": ({"x": X}, "has the loss.*expected y"),
+    "label too large": ({"x": X, "y": Y + 1}, "10 classes.*holds 10"),
+    "label negative": ({"x": X, "y": Y - 1}, "holds -1"),
+    "validation label too large": ({"x": X, "y": Y, "validation_data": (X, Y + 1)}, "10 classes"),
+    "one-hot for sparse": ({"x": X, "y": np.eye(10)[Y]}, "class numbers"),
+    "strings": ({"x": X, "y": Y.astype(str)}, "Expected numbers in y"),
+    "empty": ({"x": X[:0], "y": Y[:0]}, "at least one example"),
+    "batch size 0": ({"x": X, "y": Y, "batch_size": 0}, "batch_size.*got 0"),
+    "batch size text": ({"x": X, "y": Y, "batch_size": "big"}, "batch_size.*'big'"),
+    "batch size float": ({"x": X, "y": Y, "batch_size": 16.0}, "batch_size.*16.0"),
+    "batch size bool": ({"x": X, "y": Y, "batch_size": True}, "batch_size.*True"),
+    "epochs negative": ({"x": X, "y": Y, "epochs": -1}, "epochs.*-1"),
+    "epochs float": ({"x": X, "y": Y, "epochs": 2.5}, "epochs.*2.5"),
+    "verbose": ({"x": X, "y": Y, "verbose": 3}, "verbose.*3"),
+    "shuffle": ({"x": X, "y": Y, "shuffle": "rows"}, "shuffle.*'rows'"),
+    "validation split 1": ({"x": X, "y": Y, "validation_split": 1.0}, "validation_split.*1.0"),
+    "validation split empties": ({"x": X, "y": Y, "validation_split": 0.999}, "leaves none for training"),
+    "validation data": ({"x": X, "y": Y, "validation_data": X}, "validation_data="),
+    "validation width": ({"x": X, "y": Y, "validation_data": (X[:, :5], Y)}, r"\(n, 64\)"),
+    "validation freq": ({"x": X, "y": Y, "validation_freq": 0}, "validation_freq.*0"),
+    "weights shape": ({"x": X, "y": Y, "sample_weight": np.ones((64, 3))}, "sample weights"),
+    "class weight keys": ({"x": X, "y": Y, "class_weight": {"a": 1.0}}, "keys of class_weight"),
+    "class weight form": ({"x": X, "y": Y, "class_weight": [1.0, 2.0]}, "dict of class"),
+    "generator": ({"x": (b for b in [])}, "generator"),
+    "path": ({"x": "digits.csv"}, "str"),
+    "targets for no output": ({"x": X, "y": {"nothing": Y}}, "Unknown output 'nothing'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FITS)
+def test_bad_arguments_of_fit_are_said_and_change_nothing(name: str) -> None:
+    arguments, message = BAD_FITS[name]
+    model = classifier()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        model.fit(**{"verbose": 0, **arguments})
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+    assert model.optimizer.iterations == 0
+
+
+def test_callbacks_that_are_none() -> None:
+    with pytest.raises(TypeError, match="add \\(\\)"):
+        classifier().fit(X, Y, callbacks=[keras.callbacks.EarlyStopping], verbose=0)
+
+
+def test_unknown_keywords_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="batchsize"):
+        classifier().fit(X, Y, batchsize=3)
+    with pytest.raises(TypeError, match="metric"):
+        classifier().compile("adam", "mse", metric=["mae"])
+    with pytest.raises(TypeError, match="unit"):
+        layers.Dense(unit=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        ({"optimizer": "adm"}, "adam"),
+        ({"optimizer": "adam", "loss": "binary_crossentrop"}, "binary_crossentropy"),
+        ({"optimizer": "adam", "loss": "mse", "metrics": ["acuracy"]}, "accuracy"),
+        ({"optimizer": "adam", "loss": "mse", "weighted_metrics": ["MeanSquaredEror"]}, "MeanSquaredError"),
+        ({"optimizer": "adam", "loss": {"a": "mee"}}, "mse"),
+    ],
+)
+def test_unknown_names_are_said_at_compile_with_the_nearest(arguments: dict[str, Any], nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"Unknown .*{nearest}"):
+        classifier().compile(**arguments)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
+def test_steps_per_execution_is_checked_at_compile(value: Any) -> None:
+    with pytest.raises(ValueError, match="steps_per_execution"):
+        classifier().compile("adam", "mse", steps_per_execution=value)
+
+
+def test_no_loss_anywhere_is_an_error() -> None:
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
+    model.compile("adam")
+    with pytest.raises(ValueError, match="loss"):
+        model.fit(*diabetes(32), verbose=0)
+
+
+def test_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
+    """Keras broadcasts silently and trains on nonsense."""
+    x, y = diabetes(32)
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match=r"\(\w+, 1\).*\(\w+, 2\)"):
+        model.fit(x, np.stack([y, y], 1), verbose=0)
+
+
+def test_epochs_and_initial_epoch() -> None:
+    model = classifier()
+    history = model.fit(X, Y, epochs=5, initial_epoch=3, verbose=0)
+    assert history.epoch == [3, 4]
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: seen.append("begin"), on_train_end=lambda logs: seen.append("end")
+    )
+    history = model.fit(X, Y, epochs=3, initial_epoch=3, verbose=0, callbacks=watch)
+    assert history.epoch == []
+    assert seen == ["begin", "end"]
+    assert model.fit(X, Y, epochs=0, verbose=0).history == {}
+
+
+def test_validation_freq() -> None:
+    model = classifier()
+    history = model.fit(X, Y, epochs=6, validation_split=0.25, validation_freq=2, verbose=0).history
+    assert len(history["loss"]) == 6
+    assert len(history["val_loss"]) == 3
+    history = model.fit(X, Y, epochs=6, validation_split=0.25, validation_freq={1, 6}, verbose=0).history
+    assert len(history["val_loss"]) == 2
+
+
+def test_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
+    x, y = diabetes(64)
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
+    model.compile("adam", "mse", metrics=["mae", "mse", keras.metrics.R2Score()], weighted_metrics=["mae", "mape"])
+    history = model.fit(x, y, validation_split=0.25, verbose=0).history
+    labels = ["loss", "mae", "mse", "r2_score", "weighted_mae", "mape"]
+    assert list(history) == labels + [f"val_{label}" for label in labels]
+    assert model.metrics_names == labels
+    values = model.evaluate(x, y, verbose=0)
+    assert values == list(model.evaluate(x, y, verbose=0, return_dict=True).values())
+    model.compile("adam", "mse")
+    assert isinstance(model.evaluate(x, y, verbose=0), float)
+
+
+def test_a_repeated_name_gets_a_number() -> None:
+    x, y = diabetes(32)
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
+    model.compile("adam", "mse", metrics=["mae", "mae", "mae"])
+    assert list(model.fit(x, y, verbose=0).history) == ["loss", "mae", "mae_1", "mae_2"]
+
+
+def test_any_optax_transformation_is_an_optimizer() -> None:
+    model = classifier()
+    model.compile(optax.chain(optax.clip(1.0), optax.adamw(0.01)), "ce", ["accuracy"])
+    history = model.fit(*digits(400), epochs=5, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_evaluate_and_predict_on_a_model_built_at_its_first_data() -> None:
+    model = keras.Sequential([layers.Dense(4, activation="relu"), layers.Dense(10)])
+    assert model.predict(X[:5], verbose=0).shape == (5, 10)
+    with pytest.raises(ValueError, match=r"\(n, 64\)"):
+        model.predict(X[:5, :3], verbose=0)
+
+
+def test_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
+    model = classifier()
+    weights = [w + 1 for w in model.get_weights()]
+    model.set_weights(weights)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+    with pytest.raises(ValueError, match="Expected 4 arrays"):
+        model.set_weights(weights[:2])
+    with pytest.raises(ValueError, match=re.escape("(10,)")):
+        model.set_weights([*weights[:3], np.ones(9)])
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+
+
+def test_summary_counts_weights_and_follows_trainable() -> None:
+    model = classifier()
+    lines: list[str] = []
+    model.summary(print_fn=lines.append)
+    assert "Total: 610 weights" in lines[0]
+    assert "Trained: 610" in lines[0]
+    assert "(None, 10)" in lines[0]
+    model.layers[0].trainable = False
+    model.summary(print_fn=lines.append)
+    assert "Trained: 90" in lines[1]
+
+
+def test_sequential_grows_and_shrinks() -> None:
+    model = keras.Sequential(name="net")
+    model.add(keras.Input((64,)))
+    model.add(layers.Dense(5))
+    model.add(layers.Dense(3, name="last"))
+    assert model.count_params() == 65 * 5 + 6 * 3
+    assert model.get_layer("last") is model.layers[1]
+    assert model.get_layer(index=0) is model.layers[0]
+    assert model.pop().name == "last"
+    assert model.predict(X[:2], verbose=0).shape == (2, 5)
+    with pytest.raises(ValueError, match="No layer named"):
+        model.get_layer("last")
+    with pytest.raises(TypeError, match="Add \\(\\)"):
+        model.add(layers.Dense)
+
+
+def test_models_may_be_layers_of_models() -> None:
+    inner = keras.Sequential([layers.Dense(16, activation="relu")])
+    model = keras.Sequential([inner, layers.Dense(10, activation="softmax")])
+    model.compile("adam", "ce")
+    history = model.fit(*digits(200), epochs=4, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert len(model.get_weights()) == 4
+
+
+def test_a_subclass_of_model_trains() -> None:
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = [layers.Dense(16, activation="relu") for _ in range(2)]
+            self.drop = layers.Dropout(0.1)
+            self.out = layers.Dense(10, activation="softmax")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            for layer in self.hidden:
+                x = layer(x)
+            return self.out(self.drop(x, training=training))
+
+    model = Net()
+    model.compile("adam", "ce", ["accuracy"])
+    history = model.fit(*digits(400), epochs=5, verbose=0).history
+    assert history["accuracy"][-1] > history["accuracy"][0]
+    assert len(model.trainable_weights) == 6
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch() -> None:
+    import jax
+
+    model = classifier()
+    model.fit(X, Y, epochs=2, verbose=0, validation_split=0.25)
+    counts = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: counts.append(len(jax.live_arrays())))
+    model.fit(X, Y, epochs=30, verbose=0, validation_split=0.25, callbacks=watch)
+    assert counts[-1] <= counts[5]
