@@ -27,7 +27,7 @@ def small(
     seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False, **compile_arguments: Any
 ) -> keras.Sequential:
     keras.utils.set_random_seed(seed)
-    middle = [layers.Dropout(dropout, name="drop")] if dropout else []
+    middle: list[Any] = [layers.Dropout(dropout)] if dropout else []
     middle += [layers.BatchNormalization()] if batch_norm else []
     model = keras.Sequential(
         [layers.Dense(16, activation="relu", input_shape=(64,)), *middle, layers.Dense(10, activation="softmax")]

@@ -33,7 +33,8 @@ def device_dtype(array: Any) -> Any:
 
 
 def is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    """Whether `value` is an integer >= 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 
 def checked_batch_size(given: Any, n: int) -> int:

@@ -157,7 +157,7 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     raise ValueError(f"Cannot read {sorted(data)!r}: expected data written by epochal.")
 
 
-def _known(kind: str, name: str, table: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
+def _known(kind: str, name: Any, table: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"Expected the name of a {kind}, got {name!r}.")
     custom = custom_objects or {}

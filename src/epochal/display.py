@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from epochal.callbacks.base import Display, Logs
 
@@ -62,13 +63,13 @@ class Bar(Display):
     """A live bar: steps, time, examples' running values; redrawn at most ten times a second."""
 
     def __init__(self) -> None:
-        self._epochs = 1
+        self._epochs, self._trains, self._shown = 1, False, ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._start = self._drawn = time.perf_counter()
 
     def train_begin(self, epochs: int) -> None:
-        self._epochs = epochs
+        self._epochs, self._trains = epochs, True
 
     def compiling(self, kind: str) -> None:
         self._draw(info="compiling…")
@@ -80,7 +81,7 @@ class Bar(Display):
         self._progress = Progress(
             TextColumn("{task.fields[count]}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[info]}", markup=False),
+            TextColumn("{task.fields[info]}", markup=False, table_column=Column(overflow="fold")),
             auto_refresh=False,
             console=Console(file=sys.stdout),
         )
@@ -91,15 +92,18 @@ class Bar(Display):
         self._start = time.perf_counter()
         self._drawn = 0.0
 
-    def progress(self, done: int, steps: int | None, logs: Any) -> None:
+    def progress(self, kind: str, done: int, steps: int | None, logs: Any) -> None:
         now = time.perf_counter()
         if now - self._drawn < REDRAW_SECONDS:
             return
+        self._drawn = now
+        if kind == "test" and self._trains:  # the values on show stay those of training
+            self._draw(info=f"{self._shown} - validating {done}/{steps}")
+            return
         seconds = now - self._start
         left = f"{duration(seconds)} < {duration(seconds / done * (steps - done))}" if steps else duration(seconds)
-        info = " - ".join([left, per_step(seconds / done), *_values(logs())])
-        self._draw(completed=done, count=f"{done}/{steps}" if steps else f"{done}", info=info)
-        self._drawn = now
+        self._shown = " - ".join([left, per_step(seconds / done), *_values(logs())])
+        self._draw(completed=done, count=f"{done}/{steps}" if steps else f"{done}", info=self._shown)
 
     def epoch_end(self, epoch: int, logs: Logs) -> None:
         seconds = time.perf_counter() - self._start
@@ -143,4 +147,6 @@ def _values(logs: Logs) -> list[str]:
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return np.array2string(value, precision=4)
+    if abs(value) >= 1e5:
+        return f"{value:.6g}"
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"

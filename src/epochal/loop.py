@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
 from epochal.callbacks.base import CallbackList, Display, Logs
 from epochal.feed import ArrayFeed
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.step import Steps, Sums, TestRunner, TrainRunner
 
 
 @dataclass
@@ -104,13 +103,13 @@ class Watch:
 
     SLICE = 0.04
 
-    def __init__(self, session: Session, kind: str, steps: int | None, read: Callable[[Array], Logs]):
+    def __init__(self, session: Session, kind: str, steps: int | None, read: Callable[[Sums], Logs]):
         self._session, self._kind, self._steps, self._read = session, kind, steps, read
         self._observed = session.callbacks.observes(kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
         self._ahead = self._fixed or 1
-        self._flying: deque[tuple[Array, int, int]] = deque()
+        self._flying: deque[tuple[Sums, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
     @property
@@ -130,7 +129,7 @@ class Watch:
         if self._observed:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", first, {})
 
-    def after(self, done: int, steps: int, sums: Array) -> None:
+    def after(self, done: int, steps: int, sums: Sums) -> None:
         """After the execution that brought the batches of the pass to `done` was sent off."""
         if self._observed:
             self._session.callbacks.call(f"on_{self._kind}_batch_end", done - 1, self._read(sums))
@@ -143,7 +142,7 @@ class Watch:
         sums, done, steps = self._flying.popleft()
         jax.block_until_ready(sums)
         now = time.perf_counter()
-        self._session.display.progress(done, self._steps, lambda: self._read(sums))
+        self._session.display.progress(self._kind, done, self._steps, lambda: self._read(sums))
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
@@ -192,7 +191,7 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int) -> 
             results.append(_fetch(*pending))
             pending = None
             calls.call("on_predict_batch_end", i, {"outputs": results[-1]})
-        display.progress(i + 1, steps, dict)
+        display.progress("predict", i + 1, steps, dict)
         if model.stop_predicting:
             break
     if pending is not None:

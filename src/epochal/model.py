@@ -221,14 +221,13 @@ class Model(Layer):
         def validate(epoch: int) -> Logs | None:
             return loop.test(session, held) if held is not None and due(epoch + 1) else None
 
-        with _running(session):
-            loop.train(session, feed, seed, span, validate)
+        try:
+            with _running(session):
+                loop.train(session, feed, seed, span, validate)
             self._end_with_averages(steps.parts)
-        history.seconds = time.perf_counter() - started
-        history.compile_seconds = steps.compile_seconds - compiled_before
-        history.programs = steps.executables
-        running = max(history.seconds - history.compile_seconds, 1e-9)
-        history.examples_per_second = len(history.epoch) * feed.n / running
+        finally:
+            history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
+            history.programs = steps.executables
         return history
 
     def evaluate(

@@ -160,7 +160,7 @@ class Objective:
         self._layout = (structure, [leaf.shape for leaf in leaves])
         return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
 
-    def read(self, accumulated: Array) -> Logs:
+    def read(self, accumulated: Array | np.ndarray) -> Logs:
         """The reported numbers, from the accumulated sums (2, k). Waits for the device."""
         structure, shapes = self._layout
         flat = np.asarray(accumulated, np.float64).sum(axis=0)
@@ -177,7 +177,7 @@ class Objective:
         return dict(zip(self.labels, map(_number, values), strict=True))
 
 
-def accumulate(sums: Array, batch: Array) -> Array:
+def accumulate(sums: Array | np.ndarray, batch: Array) -> Array:
     """Adds a batch's statistics (k,) to running sums (2, k): a high and a low part, so that nothing is rounded away.
 
     Two-sum (Knuth, TAOCP 4.2.2): the low part holds the exact error of each addition, whichever way the steps are cut

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from epochal.layers.base import Layer, children, flax_modules, tracked
+from epochal.layers.base import Layer, children, flax_modules, name_places, tracked
 
 
 class TrainState(NamedTuple):
@@ -33,6 +33,7 @@ class Parts:
     """
 
     def __init__(self, module: nnx.Module):
+        name_places(module)
         self.graph, state = nnx.split(module)
         nodes, _ = jax.tree.flatten(state, is_leaf=lambda node: isinstance(node, nnx.Variable))
         leaves, self.structure = jax.tree.flatten(state)

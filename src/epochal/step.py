@@ -17,6 +17,8 @@ from epochal.objective import Objective, accumulate
 from epochal.optimizers import Optimizer
 from epochal.state import Parts, TrainState
 
+Sums = Array | np.ndarray  # (2, k): the running statistics of a pass, see `objective.accumulate`
+
 
 class Program:
     """A function of arrays and its executables, one per set of argument shapes.
@@ -79,7 +81,7 @@ class Steps:
         parts: Parts,
         objective: Objective | None,
         optimizer: Optimizer | None,
-        outputs_of: Callable[[Any], list[Array]],
+        outputs_of: Callable[[Any], list[Any]],
         eager: bool = False,
     ):
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
@@ -153,7 +155,7 @@ class Steps:
     # -- steps into several executions gives the same bits.
 
     def _make_train(self, padded: bool) -> Program:
-        def train(state: TrainState, sums: Array, block: Block, draw: Array, first: Any, last: Any) -> Any:
+        def train(state: TrainState, sums: Sums, block: Block, draw: Any, first: Any, last: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(draw[0]), draw[1])
 
             def body(i: Any, carry: Any) -> Any:
@@ -166,8 +168,8 @@ class Steps:
         return Program(train, donate=(0,), eager=self.eager)
 
     def _make_test(self, padded: bool) -> Program:
-        def test(params: Any, buffers: Any, sums: Array, block: Block, first: Any, last: Any) -> Array:
-            def body(i: Any, sums: Array) -> Array:
+        def test(params: Any, buffers: Any, sums: Sums, block: Block, first: Any, last: Any) -> Array:
+            def body(i: Any, sums: Sums) -> Array:
                 return accumulate(sums, self.test_step(params, buffers, take(block, i, padded)))
 
             return self._loop(first, last, body, sums)
@@ -209,11 +211,11 @@ class TrainRunner:
         assert optimizer is not None
         return TrainState(params, buffers, optimizer.state)
 
-    def arguments(self, block: Block, sums: Array) -> tuple:
+    def arguments(self, block: Block, sums: Sums) -> tuple:
         """What the program takes, for compiling."""
         return (self.state(), sums, block, self._draw, np.int32(0), np.int32(0))
 
-    def run(self, executable: Callable, block: Block, sums: Array, first: int, last: int) -> Array:
+    def run(self, executable: Callable, block: Block, sums: Sums, first: int, last: int) -> Sums:
         """Steps first … last-1 of the block; returns the sums so far."""
         state, sums = executable(self.state(), sums, block, self._draw, np.int32(first), np.int32(last))
         self.steps.parts.publish(state.params, state.buffers)
@@ -232,16 +234,16 @@ class TestRunner:
         self.steps, self.padded = steps, padded
         self.program = steps.program("test", padded)
 
-    def arguments(self, block: Block, sums: Array) -> tuple:
+    def arguments(self, block: Block, sums: Sums) -> tuple:
         """What the program takes, for compiling."""
         return (*self.steps.parts.collect(), sums, block, np.int32(0), np.int32(0))
 
-    def run(self, executable: Callable, block: Block, sums: Array, first: int, last: int) -> Array:
+    def run(self, executable: Callable, block: Block, sums: Sums, first: int, last: int) -> Sums:
         """Steps first … last-1 of the block; returns the sums so far."""
         return executable(*self.steps.parts.collect(), sums, block, np.int32(first), np.int32(last))
 
 
-def as_list(predictions: Any, names: Sequence[str]) -> list[Array]:
+def as_list(predictions: Any, names: Sequence[str]) -> list[Any]:
     """A model's return value as one array per output, in the order of `names`."""
     if isinstance(predictions, dict):
         return [predictions[name] for name in names]

@@ -100,8 +100,11 @@ class Display:
     def epoch_begin(self, epoch: int, steps: int | None) -> None:
         """Before an epoch of `steps` batches."""
 
-    def progress(self, done: int, steps: int | None, logs: Any) -> None:
-        """`done` batches are through; `logs()` reads the running values from the device."""
+    def progress(self, kind: str, done: int, steps: int | None, logs: Any) -> None:
+        """`done` batches of a pass of this kind ("train", "test", "predict") are through.
+
+        `logs()` reads the running values from the device.
+        """
 
     def epoch_end(self, epoch: int, logs: Logs) -> None:
         """After an epoch, validation included."""

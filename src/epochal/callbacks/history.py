@@ -33,6 +33,11 @@ class History(Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
 
+    def finish(self, seconds: float, compile_seconds: float, examples: int) -> None:
+        """Notes how long the fit took, however it ended, and what speed that makes with `examples` per epoch."""
+        self.seconds, self.compile_seconds = seconds, compile_seconds
+        self.examples_per_second = len(self.epoch) * examples / max(seconds - compile_seconds, 1e-9)
+
     def plot(self, path: str | None = None) -> Any:
         """Curves of every value against the epoch, training and validation together.
 

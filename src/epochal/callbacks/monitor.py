@@ -23,7 +23,7 @@ class Monitor(Callback):
         ValueError: an unknown mode.
     """
 
-    def __init__(self, monitor: str, mode: str = "auto", min_delta: float = 0.0):
+    def __init__(self, monitor: str, mode: str = "auto", min_delta: int | float = 0):
         if mode not in ("auto", "min", "max"):
             raise ValueError(f'Expected mode to be "auto", "min" or "max", got {mode!r}.')
         self.monitor = monitor
@@ -44,7 +44,7 @@ class Monitor(Callback):
         """A value that any number improves on."""
         return -math.inf if self.higher_is_better else math.inf
 
-    def value_in(self, logs: Logs | None) -> float | None:
+    def value_in(self, logs: Logs | None) -> Any:
         """The monitored value; None, and a warning that lists what there is, when it is absent."""
         value = (logs or {}).get(self.monitor)
         if value is None and not self._warned:
@@ -56,11 +56,6 @@ class Monitor(Callback):
             )
         return value
 
-    def improves(self, value: float, best: float) -> bool:
+    def improves(self, value: Any, best: Any) -> bool:
         """Whether `value` is better than `best` by more than `min_delta`. A NaN never is."""
         return value - self.min_delta > best if self.higher_is_better else value + self.min_delta < best
-
-
-def as_float(value: Any) -> float:
-    """A logged value as a float."""
-    return float(value)

@@ -33,11 +33,11 @@ class EarlyStopping(Monitor):
     def __init__(
         self,
         monitor: str = "val_loss",
-        min_delta: float = 0,
+        min_delta: int | float = 0,
         patience: int = 0,
         verbose: int = 0,
         mode: str = "auto",
-        baseline: float | None = None,
+        baseline: int | float | None = None,
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
     ):

@@ -168,6 +168,7 @@ class Layer(Configurable, nnx.Module):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._trainable = bool(trainable)
         self._output_shape: Any = None
+        self._place = ""  # where the layer is in the model that is trained, see `name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
         elif input_dim is not None:
@@ -223,6 +224,12 @@ class Layer(Configurable, nnx.Module):
         if call is not None:
             call.losses.append(jnp.asarray(loss))
 
+    @property
+    def stream(self) -> str:
+        """What the layer's random draws are keyed by: its place in the model, so that a second model like the first
+        draws the same; its name outside of one."""
+        return self._place or self.name
+
     # -- calling
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -256,15 +263,15 @@ class Layer(Configurable, nnx.Module):
         self.built = True
 
     def _regularize_activity(self, y: Any) -> None:
-        call = scope.current()
-        if call is None:
+        call, regularizer = scope.current(), self.activity_regularizer
+        if call is None or regularizer is None:
             return
         for part in jax.tree.leaves(y):
             if call.rows is None:
-                self.add_loss(self.activity_regularizer(part) / part.shape[0])
+                self.add_loss(regularizer(part) / part.shape[0])
             else:  # padding counts for nothing
                 rows = call.rows.reshape(-1, *[1] * (part.ndim - 1))
-                self.add_loss(self.activity_regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
+                self.add_loss(regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         """The shape of the output for an input of `input_shape`; the batch axis may be None."""
@@ -374,6 +381,14 @@ def _modules_in(value: Any) -> Iterator[nnx.Module]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _modules_in(item)
+
+
+def name_places(module: nnx.Module, place: str = "model") -> None:
+    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
+    if isinstance(module, Layer):
+        module._place = place
+        for i, child in enumerate(children(module)):
+            name_places(child, f"{place}/{i}")
 
 
 def tracked(module: nnx.Module) -> list[Tracked]:

@@ -453,7 +453,7 @@ class SeparableConv2D(_SeparableConv):
     rank = 2
 
 
-def _depthwise(x: Array, kernel: Array, strides: Sequence[int], padding: str, dilation: Sequence[int]) -> Array:
+def _depthwise(x: Array, kernel: Any, strides: Sequence[int], padding: str, dilation: Sequence[int]) -> Array:
     channels, multiplier = kernel.shape[-2:]
     kernel = kernel.reshape(*kernel.shape[:-2], 1, channels * multiplier)
     return convolve(x, kernel, strides, padding, dilation, groups=channels)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Shaped
 
 Sizes = Sequence[int]
 Pads = Sequence[tuple[int, int]]
+AnyArray = Array | np.ndarray  # while shapes are being computed, weights are NumPy placeholders
 
 # A kernel (or pool) with more cells than this is cut axis by axis, with more than MAX_SLICES along its axes not at all.
 MAX_CELLS = 49
@@ -61,8 +62,8 @@ def output_sizes(space: Sizes, window: Sizes, strides: Sizes, dilation: Sizes, p
 
 
 def convolve(
-    x: Shaped[Array, "n *space c"],
-    kernel: Float[Array, "*window part f"],
+    x: Shaped[AnyArray, "n *space c"],
+    kernel: Float[AnyArray, "*window part f"],
     strides: Sizes,
     padding: str = "valid",
     dilation: Sizes | None = None,
@@ -105,8 +106,8 @@ def convolve(
 
 
 def convolve_transposed(
-    x: Shaped[Array, "n *space c"],
-    kernel: Float[Array, "*window f c"],
+    x: Shaped[AnyArray, "n *space c"],
+    kernel: Float[AnyArray, "*window f c"],
     strides: Sizes,
     padding: str,
     dilation: Sizes,
@@ -144,7 +145,7 @@ def _transposed_edges(padding: str, reach: int, stride: int, extra: int | None) 
 
 
 def max_pool(
-    x: Shaped[Array, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
+    x: Shaped[AnyArray, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
 ) -> Shaped[Array, "n *out c"]:
     """The largest value in each window; where several are equal the gradient goes to the first. NaN wins.
 
@@ -160,7 +161,7 @@ def max_pool(
 
 
 def average_pool(
-    x: Float[Array, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
+    x: Float[AnyArray, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
 ) -> Float[Array, "n *out c"]:
     """The mean of each window, over the cells that are not padding.
 
@@ -182,7 +183,7 @@ def average_pool(
 # -- formulations
 
 
-def _xla_convolve(x: Array, kernel: Array, strides: Sizes, pads: Pads, dilation: Sizes, groups: int) -> Array:
+def _xla_convolve(x: Array, kernel: AnyArray, strides: Sizes, pads: Pads, dilation: Sizes, groups: int) -> Array:
     rank = x.ndim - 2
     last = (0, rank + 1, *range(1, rank + 1))
     numbers = lax.ConvDimensionNumbers(last, (rank + 1, rank, *range(rank)), last)
@@ -197,7 +198,7 @@ def _xla_convolve(x: Array, kernel: Array, strides: Sizes, pads: Pads, dilation:
     )
 
 
-def _convolve_by_slices(x: Array, kernel: Array, strides: Sizes, dilation: Sizes, groups: int) -> Array:
+def _convolve_by_slices(x: Array, kernel: AnyArray, strides: Sizes, dilation: Sizes, groups: int) -> Array:
     """A convolution of inputs that are padded already, as matrix products of shifted slices."""
     window, (part, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if groups == 1:

@@ -42,9 +42,9 @@ class _Noise(Layer):
             return draw(self._seeded(next_key()), shape)
         batch = next((a.shape[0] for a in (call.ids, call.rows) if a is not None), rows)
         if batch == rows and not self._shared:
-            keys = scope.row_keys(self.name, rows)
+            keys = scope.row_keys(self.stream, rows)
             return None if keys is None else jax.vmap(lambda key: draw(self._seeded(key), shape[1:]))(keys)
-        keys = scope.row_keys(self.name, batch + 1)  # not the number of ids: keys by position
+        keys = scope.row_keys(self.stream, batch + 1)  # not the number of ids: keys by position
         return None if keys is None else draw(self._seeded(keys[0]), shape)
 
     def _seeded(self, key: Array) -> Array:

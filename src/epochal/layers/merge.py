@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Shaped
 
 from epochal.layers import arguments
 from epochal.layers.base import Layer, Shape, abstract_call
@@ -21,7 +20,7 @@ class _Merge(Layer):
     def build(self, input_shape: Any) -> None:
         self._check(_shapes(self, input_shape))
 
-    def call(self, x: Sequence[Shaped[Array, "..."]]) -> Shaped[Array, "..."]:
+    def call(self, x: Sequence[Array]) -> Array:
         self._check(_shapes(self, [a.shape for a in x]))
         return self._merge(list(x))
 

@@ -30,7 +30,7 @@ class _Affine(Layer):
         if self.center:
             self.beta = self.add_weight("beta", shape, None, self.beta_initializer, self.beta_regularizer)
 
-    def _normalize(self, x: Array, mean: Array, variance: Array, epsilon: int | float, shape: Sequence[int]) -> Array:
+    def _normalize(self, x: Array, mean: Any, variance: Any, epsilon: int | float, shape: Sequence[int]) -> Array:
         """(x - mean) / sqrt(variance + epsilon) * gamma + beta, the weights reshaped to `shape`."""
         factor = lax.rsqrt(variance + epsilon)
         if self.gamma is not None:

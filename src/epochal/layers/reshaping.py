@@ -141,7 +141,7 @@ class ZeroPadding2D(_ZeroPadding):
 
 
 class ZeroPadding3D(_ZeroPadding):
-    """Adds zeros around (n, depth, height, width, channels) inputs. Takes `ZeroPadding2D`'s arguments, for three axes."""
+    """Adds zeros around (n, depth, height, width, channels) inputs; takes `ZeroPadding2D`'s arguments."""
 
     rank = 3
 
@@ -184,7 +184,8 @@ class Cropping2D(_Cropping):
     """Cuts cells off the edges of (n, height, width, channels) inputs.
 
     Args:
-        cropping: cells to cut off on all sides; or one for height and one for width; or a pair (before, after) for each.
+        cropping: cells to cut off on all sides; or one number for height and one for width; or a pair (before,
+            after) for each.
         data_format: "channels_last" (also when None) or "channels_first".
 
     Raises:
@@ -204,7 +205,7 @@ class Cropping2D(_Cropping):
 
 
 class Cropping3D(_Cropping):
-    """Cuts cells off the edges of (n, depth, height, width, channels) inputs. Takes `Cropping2D`'s arguments, for three."""
+    """Cuts cells off the edges of (n, depth, height, width, channels) inputs; takes `Cropping2D`'s arguments."""
 
     rank = 3
 
