@@ -65,7 +65,7 @@ def test_what_is_not_data_is_refused(value: Any) -> None:
     "data", [{"class": "os/system", "config": {}}, {"function": "builtins/eval"}, {"class": 3}, {"other": 1}]
 )
 def test_only_registered_classes_come_out_of_data(data: Any) -> None:
-    with pytest.raises(ValueError, match="Unknown|Expected|Cannot read"):
+    with pytest.raises(ValueError, match=r"Unknown|Expected|Cannot read"):
         deserialize(data)
 
 

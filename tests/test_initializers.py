@@ -205,3 +205,27 @@ def test_names_and_defaults_are_those_of_keras():
         named = inspect.signature(theirs.__init__).parameters.items()
         found = {k: p.default for k, p in inspect.signature(ours.__init__).parameters.items()}
         assert {k: p.default for k, p in named} == found, name
+
+
+def test_drawn_together_each_has_its_own_distribution_and_seeded_ones_their_own_draw() -> None:
+    wanted = [
+        (initializers.GlorotUniform(), (200, 100), "float32"),
+        (initializers.HeNormal(), (300, 50), "float32"),
+        (initializers.Zeros(), (7,), "float32"),
+        (initializers.GlorotUniform(), (200, 100), "float32"),
+        (initializers.RandomNormal(3.0, 0.5), (100, 100), "float32"),
+        (initializers.GlorotUniform(seed=5), (20, 10), "float32"),
+        (initializers.Orthogonal(), (6, 6), "float32"),
+        (lambda shape, dtype: np.full(shape, 2.0), (3,), "float32"),
+    ]
+    drawn = [np.asarray(a) for a in jax.jit(lambda key: initializers.draw_together(wanted, key))(jax.random.key(0))]
+    assert [a.shape for a in drawn] == [shape for _, shape, _ in wanted]
+    assert abs(drawn[0]).max() <= np.sqrt(6 / 300)
+    assert drawn[0].std() == pytest.approx(np.sqrt(2 / 300), rel=0.02)
+    assert drawn[1].std() == pytest.approx(np.sqrt(2 / 300), rel=0.03)
+    assert (drawn[2] == 0).all()
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[3].ravel())[0, 1]) < 0.03
+    assert drawn[4].mean() == pytest.approx(3.0, abs=0.02)
+    np.testing.assert_allclose(drawn[5], initializers.GlorotUniform(seed=5)((20, 10)), atol=1e-7)
+    np.testing.assert_allclose(drawn[6] @ drawn[6].T, np.eye(6), atol=1e-5)
+    assert (drawn[7] == 2).all()

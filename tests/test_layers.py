@@ -379,6 +379,7 @@ def test_frozen_batch_normalization_uses_moving_statistics():
         (lambda: layers.Conv2DTranspose(4, 3, output_padding=1), "output_padding"),
         (lambda: layers.MaxPooling2D((2,)), "pool_size"),
         (lambda: layers.BatchNormalization(momentum=1.1), "momentum"),
+        (lambda: layers.BatchNormalization(axis=(1, 2)), "axis to be an integer"),
         (lambda: layers.GroupNormalization(groups=0), "groups"),
         (lambda: layers.Normalization(mean=1.0), "mean and variance"),
         (lambda: layers.Input((0,)), "shape"),

@@ -20,6 +20,12 @@ from epochal.random import SeedStream, next_key
 # The standard deviation of a standard normal that is cut off at -2 and 2.
 _TRUNCATED_STD = 0.87962566103423978
 
+_STANDARD: dict[str, Callable[[Array, tuple[int, ...], Any], Array]] = {
+    "uniform": jax.random.uniform,
+    "normal": jax.random.normal,
+    "truncated_normal": lambda key, shape, dtype: jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype),
+}
+
 Shape = Sequence[SupportsIndex]
 Seed = Any  # an integer, a SeedStream or None; checked when the initializer is made
 
@@ -94,8 +100,19 @@ class _Random(Initializer):
     def __call__(self, shape: Shape, dtype: Any = None, key: Array | None = None) -> Array:
         return self._sample(self._key(key), _sizes(shape), _dtype(dtype))
 
+    def affine(self, shape: tuple[int, ...]) -> tuple[str, float, float] | None:
+        """The draw as a standard distribution ("uniform", "normal", "truncated_normal"), a factor and a shift.
+
+        None for what is no such thing.
+        """
+        return None
+
     def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        raise NotImplementedError
+        affine = self.affine(shape)
+        if affine is None:
+            raise NotImplementedError(f"{type(self).__name__} has neither affine() nor _sample().")
+        kind, factor, shift = affine
+        return _STANDARD[kind](key, shape, dtype) * factor + shift
 
     def _key(self, key: Array | None) -> Array:
         if self.seed is None:
@@ -120,8 +137,8 @@ class RandomNormal(_Random):
         self.mean = mean
         self.stddev = stddev
 
-    def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.normal(key, shape, dtype) * self.stddev + self.mean
+    def affine(self, shape: tuple[int, ...]) -> tuple[str, float, float] | None:
+        return "normal", self.stddev, self.mean
 
 
 class TruncatedNormal(RandomNormal):
@@ -133,8 +150,8 @@ class TruncatedNormal(RandomNormal):
         seed: an integer makes every draw the same; a `SeedStream` makes a sequence of draws repeatable.
     """
 
-    def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * self.stddev + self.mean
+    def affine(self, shape: tuple[int, ...]) -> tuple[str, float, float] | None:
+        return "truncated_normal", self.stddev, self.mean
 
 
 class RandomUniform(_Random):
@@ -151,8 +168,8 @@ class RandomUniform(_Random):
         self.minval = minval
         self.maxval = maxval
 
-    def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.uniform(key, shape, dtype, self.minval, self.maxval)
+    def affine(self, shape: tuple[int, ...]) -> tuple[str, float, float] | None:
+        return "uniform", self.maxval - self.minval, self.minval
 
 
 class VarianceScaling(_Random):
@@ -190,16 +207,16 @@ class VarianceScaling(_Random):
         self.input_axes = input_axes
         self.output_axes = output_axes
 
-    def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    def affine(self, shape: tuple[int, ...]) -> tuple[str, float, float] | None:
         fan_in, fan_out = fans(shape, self.input_axes, self.output_axes)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
-        variance = self.scale / max(1.0, n)
+        deviation = math.sqrt(self.scale / max(1.0, n))
         if self.distribution == "uniform":
-            limit = math.sqrt(3 * variance)
-            return jax.random.uniform(key, shape, dtype, -limit, limit)
+            limit = math.sqrt(3) * deviation
+            return "uniform", 2 * limit, -limit
         if self.distribution == "untruncated_normal":
-            return jax.random.normal(key, shape, dtype) * math.sqrt(variance)
-        return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * (math.sqrt(variance) / _TRUNCATED_STD)
+            return "normal", deviation, 0.0
+        return "truncated_normal", deviation / _TRUNCATED_STD, 0.0
 
 
 class _Preset(VarianceScaling):
@@ -327,6 +344,35 @@ def draw(initializer: Callable, shape: Shape, dtype: Any, key: Array) -> Shaped[
             f"Expected an array of shape {sizes} from the initializer {initializer!r}, got {np.shape(value)}."
         )
     return jnp.asarray(value, dtype)
+
+
+def draw_together(wanted: Sequence[tuple[Callable, Shape, Any]], key: Array) -> list[Array]:
+    """What `draw` gives for many (initializer, shape, dtype), with one call of the random generator per distribution.
+
+    To be compiled: the generator is most of the work of compiling a draw, so deep models draw as fast as flat ones.
+    """
+    pools: dict[tuple[str, str], int] = {}
+    places: list[tuple[tuple[str, str], int, float, float] | None] = []
+    for initializer, shape, dtype in wanted:
+        shared = isinstance(initializer, _Random) and initializer.seed is None
+        affine = initializer.affine(_sizes(shape)) if shared else None
+        if affine is None:
+            places.append(None)
+            continue
+        pool = (affine[0], _dtype(dtype).name)
+        places.append((pool, pools.get(pool, 0), *affine[1:]))
+        pools[pool] = pools.get(pool, 0) + math.prod(_sizes(shape))
+    keys = {pool: jax.random.fold_in(key, i) for i, pool in enumerate(sorted(pools))}
+    drawn = {pool: _STANDARD[pool[0]](keys[pool], (size,), _dtype(pool[1])) for pool, size in pools.items()}
+    values = []
+    for i, ((initializer, shape, dtype), place) in enumerate(zip(wanted, places, strict=True)):
+        if place is None:
+            values.append(draw(initializer, shape, dtype, jax.random.fold_in(key, len(pools) + i)))
+            continue
+        pool, start, factor, shift = place
+        flat = drawn[pool][start : start + math.prod(_sizes(shape))]
+        values.append(flat.reshape(_sizes(shape)) * factor + shift)
+    return values
 
 
 def get(identifier: Any) -> Callable | None:

@@ -65,16 +65,28 @@ def between(name: str, value: Any, low: int | float, high: int | float, *, close
     return float(value)
 
 
+def position(name: str, value: Any) -> int:
+    """`value`, one axis, checked to be an integer.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"Expected {name} to be an integer, got {value!r}.")
+    return int(value)
+
+
 def positions(name: str, value: Any) -> int | tuple[int, ...]:
     """`value`, an axis or several, checked to be integers.
 
     Raises:
         ValueError: one is not an integer.
     """
-    many = (value,) if np.ndim(value) == 0 else tuple(value)
-    if not many or any(isinstance(v, bool) or not isinstance(v, int | np.integer) for v in many):
+    if np.ndim(value) == 0:
+        return position(name, value)
+    if not len(value):
         raise ValueError(f"Expected {name} to be an integer or several, got {value!r}.")
-    return int(value) if np.ndim(value) == 0 else tuple(int(v) for v in many)
+    return tuple(position(name, v) for v in value)
 
 
 def check_rank(layer: Layer, shape: Shape, rank: int, *, or_more: bool = False) -> None:

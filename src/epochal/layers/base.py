@@ -88,16 +88,10 @@ def weights_in_one_draw() -> Iterator[None]:
     finally:
         _pending.reset(token)
     if pending:
-        drawn = jax.jit(lambda key: _draw(pending, key))(next_key())
+        wanted = [(item.initializer, item.shape, item.dtype) for item in pending]
+        drawn = jax.jit(lambda key: initializers.draw_together(wanted, key))(next_key())
         for item, value in zip(pending, drawn, strict=True):
             item.variable.set_value(value)
-
-
-def _draw(pending: Sequence[_Pending], key: Array) -> list[Array]:
-    return [
-        initializers.draw(item.initializer, item.shape, item.dtype, jax.random.fold_in(key, i))
-        for i, item in enumerate(pending)
-    ]
 
 
 def _outside_of_trace(function: Callable, *args: Any) -> None:

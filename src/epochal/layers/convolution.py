@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def output_sizes(space: Sizes, window: Sizes, strides: Sizes, dilation: Sizes, p
 
 
 def convolve(
-    x: Shaped[AnyArray, "n *space c"],
+    x: Shaped[Array, "n *space c"],
     kernel: Float[AnyArray, "*window part f"],
     strides: Sizes,
     padding: str = "valid",
@@ -106,7 +107,7 @@ def convolve(
 
 
 def convolve_transposed(
-    x: Shaped[AnyArray, "n *space c"],
+    x: Shaped[Array, "n *space c"],
     kernel: Float[AnyArray, "*window f c"],
     strides: Sizes,
     padding: str,
@@ -145,7 +146,7 @@ def _transposed_edges(padding: str, reach: int, stride: int, extra: int | None) 
 
 
 def max_pool(
-    x: Shaped[AnyArray, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
+    x: Shaped[Array, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
 ) -> Shaped[Array, "n *out c"]:
     """The largest value in each window; where several are equal the gradient goes to the first. NaN wins.
 
@@ -161,7 +162,7 @@ def max_pool(
 
 
 def average_pool(
-    x: Float[AnyArray, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
+    x: Float[Array, "n *space c"], window: Sizes, strides: Sizes, padding: str = "valid"
 ) -> Float[Array, "n *out c"]:
     """The mean of each window, over the cells that are not padding.
 
@@ -183,7 +184,7 @@ def average_pool(
 # -- formulations
 
 
-def _xla_convolve(x: Array, kernel: AnyArray, strides: Sizes, pads: Pads, dilation: Sizes, groups: int) -> Array:
+def _xla_convolve(x: Array, kernel: Any, strides: Sizes, pads: Pads, dilation: Sizes, groups: int) -> Array:
     rank = x.ndim - 2
     last = (0, rank + 1, *range(1, rank + 1))
     numbers = lax.ConvDimensionNumbers(last, (rank + 1, rank, *range(rank)), last)
@@ -219,11 +220,9 @@ def _patches(x: Array, window: Sizes, strides: Sizes, dilation: Sizes) -> Array:
     if math.prod(window) <= MAX_CELLS:
         return jnp.concatenate(list(_windows(x, window, strides, dilation)), -1)
     for axis in reversed(range(len(window))):  # fewer slices, at the price of one more copy for each axis
-        one = [
-            [w if i == axis else 1 for i, w in enumerate(window)],
-            [s if i == axis else 1 for i, s in enumerate(strides)],
-        ]
-        x = jnp.concatenate(list(_windows(x, *one, dilation)), -1)
+        along = [w if i == axis else 1 for i, w in enumerate(window)]
+        steps = [s if i == axis else 1 for i, s in enumerate(strides)]
+        x = jnp.concatenate(list(_windows(x, along, steps, dilation)), -1)
     return x
 
 

@@ -47,6 +47,7 @@ class _Elementwise(_Merge):
     """Merges value by value. Axes of size 1 are repeated; missing ones are put in after the batch's."""
 
     exactly: ClassVar[int | None] = None
+    two: ClassVar[Callable[[Array, Array], Array]]  # merges two inputs
 
     def _check(self, shapes: list[Shape]) -> None:
         if self.exactly is not None and len(shapes) != self.exactly:
@@ -66,9 +67,7 @@ class _Elementwise(_Merge):
         return self._join([a.reshape(*a.shape[:1], *[1] * (rank - a.ndim), *a.shape[1:]) for a in parts])
 
     def _join(self, parts: list[Array]) -> Array:
-        return functools.reduce(self._two, parts)
-
-    _two: ClassVar[Callable[[Array, Array], Array]]
+        return functools.reduce(type(self).two, parts)
 
 
 class Add(_Elementwise):
@@ -84,7 +83,7 @@ class Add(_Elementwise):
         [[3.0, 4.0]]
     """
 
-    _two = staticmethod(jnp.add)
+    two = staticmethod(jnp.add)
 
 
 class Subtract(_Elementwise):
@@ -95,7 +94,7 @@ class Subtract(_Elementwise):
     """
 
     exactly = 2
-    _two = staticmethod(jnp.subtract)
+    two = staticmethod(jnp.subtract)
 
 
 class Multiply(_Elementwise):
@@ -105,7 +104,7 @@ class Multiply(_Elementwise):
         ValueError: not a list, or shapes that do not fit together.
     """
 
-    _two = staticmethod(jnp.multiply)
+    two = staticmethod(jnp.multiply)
 
 
 class Average(_Elementwise):
@@ -115,7 +114,7 @@ class Average(_Elementwise):
         ValueError: not a list, or shapes that do not fit together.
     """
 
-    _two = staticmethod(jnp.add)
+    two = staticmethod(jnp.add)
 
     def _join(self, parts: list[Array]) -> Array:
         return super()._join(parts) / len(parts)
@@ -128,7 +127,7 @@ class Maximum(_Elementwise):
         ValueError: not a list, or shapes that do not fit together.
     """
 
-    _two = staticmethod(jnp.maximum)
+    two = staticmethod(jnp.maximum)
 
 
 class Minimum(_Elementwise):
@@ -138,7 +137,7 @@ class Minimum(_Elementwise):
         ValueError: not a list, or shapes that do not fit together.
     """
 
-    _two = staticmethod(jnp.minimum)
+    two = staticmethod(jnp.minimum)
 
 
 class Concatenate(_Merge):
@@ -159,7 +158,7 @@ class Concatenate(_Merge):
 
     def __init__(self, axis: int = -1, **kwargs: Any):
         super().__init__(**kwargs)
-        self.axis = int(arguments.positions("axis", axis))
+        self.axis = arguments.position("axis", axis)
 
     def _check(self, shapes: list[Shape]) -> None:
         (axis,) = arguments.check_axes(self, shapes[0], self.axis)

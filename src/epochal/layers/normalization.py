@@ -82,7 +82,7 @@ class BatchNormalization(_Affine):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.axis = int(arguments.positions("axis", axis))
+        self.axis = arguments.position("axis", axis)
         self.momentum = arguments.between("momentum", momentum, 0, 1, closed=True)
         self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
         self._set_affine(center, scale, (beta_initializer, beta_regularizer), (gamma_initializer, gamma_regularizer))
@@ -223,7 +223,7 @@ class GroupNormalization(_Affine):
     ):
         super().__init__(**kwargs)
         self.groups = -1 if groups == -1 else arguments.whole("groups", groups)
-        self.axis = int(arguments.positions("axis", axis))
+        self.axis = arguments.position("axis", axis)
         self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
         self._set_affine(center, scale, (beta_initializer, beta_regularizer), (gamma_initializer, gamma_regularizer))
 

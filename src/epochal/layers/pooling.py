@@ -20,6 +20,7 @@ class _Pooled(Layer):
     """What pooling layers share: the rank of their inputs and the place of the channels."""
 
     rank: ClassVar[int] = 0
+    data_format = "channels_last"
 
     def build(self, input_shape: Shape) -> None:
         arguments.check_rank(self, input_shape, self.rank + 2)

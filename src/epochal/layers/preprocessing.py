@@ -168,13 +168,14 @@ def _frozen(value: Any) -> Any:
 
 def _batches(data: Any) -> Iterator[np.ndarray]:
     """`data` as arrays: an array in parts, anything else batch by batch."""
+    rows: Any = data
     if isinstance(data, list | tuple) and not any(_is_batch(part) for part in data):
-        data = np.asarray(data)
-    if hasattr(data, "shape"):
-        if len(data.shape) == 0:
+        rows = np.asarray(data)
+    if hasattr(rows, "shape"):  # sliced, since it may be a file on disk
+        if len(rows.shape) == 0:
             raise ValueError(f"Expected an array with an axis of rows, got {data!r}.")
-        for start in range(0, data.shape[0], _ROWS):
-            yield np.asarray(data[start : start + _ROWS])
+        for start in range(0, rows.shape[0], _ROWS):
+            yield np.asarray(rows[start : start + _ROWS])
         return
     items: Iterable[Any] = data if hasattr(data, "__iter__") else (data[i] for i in range(len(data)))
     for item in items:
