@@ -79,7 +79,7 @@ def _keras_like(k, work: Work, compile_arguments: dict) -> Run:
     x, y = work.data()
     hidden = [k.layers.Dense(s, activation="relu") for s in work.sizes[1:-1]]
     model = k.Sequential([k.Input((work.sizes[0],)), *hidden, k.layers.Dense(work.sizes[-1], activation="softmax")])
-    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], **compile_arguments)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], **compile_arguments)
     return lambda: model.fit(x, y, batch_size=work.m, epochs=work.epochs, verbose=0) and None
 
 

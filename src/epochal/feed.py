@@ -97,15 +97,18 @@ class ArrayFeed:
         tail = self.n - full * m
         if self.padded:
             order = np.concatenate([order, np.full(m - tail, order[-1], order.dtype)])
-            sizes = np.full(full + 1, m, np.int32)
-            sizes[-1] = tail
-            yield Block(self.data, jnp.asarray(order.reshape(-1, m)), jnp.asarray(sizes))
+            yield self._block(order.reshape(-1, m), tail)
             return
         if full:
-            rows = order[: full * m].reshape(full, m)
-            yield Block(self.data, jnp.asarray(rows), jnp.asarray(np.full(full, m, np.int32)))
+            yield self._block(order[: full * m].reshape(full, m), m)
         if tail:
-            yield Block(self.data, jnp.asarray(order[None, full * m :]), jnp.asarray(np.array([tail], np.int32)))
+            yield self._block(order[None, full * m :], tail)
+
+    def _block(self, order: np.ndarray, last_size: int) -> Block:
+        """The steps of `order` (steps, m), whose batches are full but for the last, which holds `last_size` examples."""
+        sizes = np.full(len(order), order.shape[1], np.int32)
+        sizes[-1] = last_size
+        return Block(self.data, *jax.device_put((order, sizes)))
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.shuffle == "batch":

@@ -30,6 +30,7 @@ class Session:
         display: shows progress.
         steps_per_execution: "auto" or a number.
         interrupted: set by Ctrl-C; looked at between executions.
+        pace: steps per execution that passes of each kind have arrived at.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Session:
     display: Display
     steps_per_execution: int | str = "auto"
     interrupted: threading.Event = field(default_factory=threading.Event)
+    pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
 
 
 def train(session: Session, feed: ArrayFeed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
@@ -108,7 +110,6 @@ class Watch:
         self._observed = session.callbacks.observes(kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
-        self._ahead = self._fixed or 1
         self._flying: deque[tuple[Sums, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
@@ -120,7 +121,7 @@ class Watch:
 
     def steps_ahead(self) -> int:
         """How many steps the next execution should run."""
-        return self._ahead
+        return self._fixed or self._session.pace[self._kind]
 
     def before(self, first: int) -> None:
         """Before the execution whose first batch is `first`."""
@@ -146,7 +147,8 @@ class Watch:
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
-            self._ahead = max(1, min(8 * self._ahead, int(self.SLICE / per_step)))
+            pace = self._session.pace
+            pace[self._kind] = max(1, min(8 * pace[self._kind], int(self.SLICE / per_step)))
         self._landed_at = now
 
 

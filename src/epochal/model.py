@@ -55,6 +55,7 @@ class _Training:
     parts: Parts | None = None
     steps: dict[Any, Steps] = field(default_factory=dict)
     inputs: Any = None  # shape and type of a batch, as the model was built
+    outputs: Any = None  # the same of what it returns; None when not known yet
     optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
 
@@ -379,7 +380,7 @@ class Model(Layer):
     def build_from(self, x: Any) -> None:
         """Makes the weights of all layers for a batch like `x` (arrays or `jax.ShapeDtypeStruct`, batch axis first)."""
         specs = jax.tree.map(_spec, x)
-        abstract_call(self, specs)
+        self._training.outputs = abstract_call(self, specs)
         self._training.inputs = specs
 
     def _build_for(self, x: Any) -> None:
@@ -443,14 +444,17 @@ class Model(Layer):
         return Examples(examples.x, y, weight, examples.n)
 
     def _abstract_outputs(self) -> Any:
-        return abstract_call(self, self._training.inputs)
+        training = self._training
+        if training.outputs is None:
+            training.outputs = abstract_call(self, training.inputs)
+        return training.outputs
 
     def _parts(self) -> Parts:
         """The model taken apart; programs made for another structure are thrown away."""
         training = self._training
         parts = Parts(self)
         if not parts.same_program(training.parts):
-            training.parts, training.steps = parts, {}
+            training.parts, training.steps, training.outputs = parts, {}, None
         assert training.parts is not None
         return training.parts
 
