@@ -105,7 +105,7 @@ class ArrayFeed:
             yield self._block(order[None, full * m :], tail)
 
     def _block(self, order: np.ndarray, last_size: int) -> Block:
-        """The steps of `order` (steps, m), whose batches are full but for the last, which holds `last_size` examples."""
+        """The steps of `order` (steps, m): full batches, but for the last, which holds `last_size` examples."""
         sizes = np.full(len(order), order.shape[1], np.int32)
         sizes[-1] = last_size
         return Block(self.data, *jax.device_put((order, sizes)))
