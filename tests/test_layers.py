@@ -432,9 +432,7 @@ def test_refuses_other_channels_than_it_was_built_for(layer):
 def test_refuses_unknown_keywords():
     for name in layers.__all__:
         made = getattr(layers, name)
-        arguments = next(
-            (dict(c[1]) for c in CASES if c[0] == made.__name__), {"shape": (2,)} if name == "Input" else {}
-        )
+        arguments = next((dict(c[1]) for c in CASES if c[0] == made.__name__), {})
         with pytest.raises(TypeError):
             made(**arguments, no_such_argument=1)
 
@@ -453,5 +451,7 @@ def test_embedding_takes_floats_and_given_weights():
 
 
 def test_input_is_a_plain_value():
-    assert layers.Input((28, None), batch_size=3, name="x") == layers.Input([28, None], 3, "float32", "x")
-    assert layers.Input(5).shape == (5,)
+    tensor = layers.Input([28, None], batch_size=3, name="x")
+    assert (tensor.shape, tensor.dtype, tensor.name) == ((3, 28, None), "float32", "x")
+    assert layers.Input(5).shape == (None, 5)
+    assert layers.Input(batch_shape=(2, 7)).shape == (2, 7)

@@ -14,6 +14,7 @@ from epochal import (
     saving,
     utils,
 )
+from epochal.functional import Functional as _Functional  # noqa: F401  (makes `Model(inputs, outputs)` work)
 from epochal.layers import Input, Layer
 from epochal.losses import Loss
 from epochal.metrics import Metric

@@ -74,17 +74,28 @@ def validation_due(freq: Any) -> Callable[[int], bool]:
 
 
 def check_inputs(name: str, expected: Any, x: Any) -> None:
+    """Raises ValueError when data has another structure or shape than the model was built for."""
     want, got = jax.tree_util.tree_flatten_with_path(expected)[0], jax.tree_util.tree_flatten_with_path(x)[0]
     if [p for p, _ in want] != [p for p, _ in got]:
         raise ValueError(f"Expected {len(want)} input(s) for model {name!r} as it was built, got {len(got)}.")
     for (path, spec), (_, array) in zip(want, got, strict=True):
         if spec.shape[1:] != tuple(array.shape[1:]):
-            label = "x" + jax.tree_util.keystr(path)
-            expected_shape = ("n", *spec.shape[1:])
-            raise ValueError(
-                f"Expected {label} of shape ({', '.join(map(str, expected_shape))}) for model {name!r}, "
-                f"got {tuple(array.shape)}."
-            )
+            raise ValueError(described_inputs("x" + jax.tree_util.keystr(path), name, spec.shape, array.shape))
+
+
+def described_inputs(label: str, model: str, expected: Sequence[int | None], found: Sequence[int]) -> str:
+    """The sentence that says which shape an input of a model should have had."""
+    shape = ", ".join(["n", *["any" if size is None else str(size) for size in expected[1:]]])
+    return f"Expected {label} of shape ({shape}) for model {model!r}, got {tuple(found)}."
+
+
+def with_rank(array: Any, shape: Sequence[int | None]) -> Any:
+    """(n,) as (n, 1) for an input of shape (n, 1), and the reverse, as Keras does; everything else as it is."""
+    if array.ndim == len(shape) - 1 and shape[-1] == 1:
+        return array[..., None]
+    if array.ndim == len(shape) + 1 and array.shape[-1] == 1:
+        return array[..., 0]
+    return array
 
 
 def per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:

@@ -101,6 +101,8 @@ def serialize(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if value is Ellipsis:
+        return {"ellipsis": True}
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         array = np.asarray(value)
         return array.item() if array.ndim == 0 else {"array": array.tolist(), "dtype": array.dtype.name}
@@ -111,6 +113,8 @@ def serialize(value: Any) -> Any:
         if all(isinstance(k, str) for k in value):
             return {"dict": {k: serialize(v) for k, v in value.items()}}
         return {"pairs": [[serialize(k), serialize(v)] for k, v in value.items()]}
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, Configurable):
         return {"class": registered_name(type(value)), "config": serialize(value.get_config())["dict"]}
     return {"function": _function_name(value)}
@@ -140,21 +144,25 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
         return [deserialize(v, custom_objects) for v in data]
     if not isinstance(data, dict):
         return data
-    if "array" in data:
-        return np.asarray(data["array"], dtype=data["dtype"])
-    if "tuple" in data:
-        return tuple(deserialize(v, custom_objects) for v in data["tuple"])
-    if "pairs" in data:
-        return {deserialize(k, custom_objects): deserialize(v, custom_objects) for k, v in data["pairs"]}
-    if "dict" in data:
-        return {k: deserialize(v, custom_objects) for k, v in data["dict"].items()}
-    if "function" in data:
-        return _known("function", data["function"], _FUNCTIONS, custom_objects)
-    if "class" in data:
-        cls = _known("class", data["class"], _REGISTRY, custom_objects)
-        config = {k: deserialize(v, custom_objects) for k, v in data["config"].items()}
-        return cls.from_config(config)
+    readers: dict[str, Callable[[Any], Any]] = {
+        "array": lambda v: np.asarray(v, dtype=data["dtype"]),
+        "tuple": lambda v: tuple(deserialize(v, custom_objects)),
+        "slice": lambda v: slice(*v),
+        "ellipsis": lambda v: ...,
+        "pairs": lambda v: dict(deserialize(v, custom_objects)),
+        "dict": lambda v: {k: deserialize(item, custom_objects) for k, item in v.items()},
+        "function": lambda v: _known("function", v, _FUNCTIONS, custom_objects),
+        "class": lambda v: _made(v, data["config"], custom_objects),
+    }
+    for kind, read in readers.items():
+        if kind in data:
+            return read(data[kind])
     raise ValueError(f"Cannot read {sorted(data)!r}: expected data written by epochal.")
+
+
+def _made(name: Any, config: Any, custom_objects: Mapping[str, Any] | None) -> Any:
+    cls = _known("class", name, _REGISTRY, custom_objects)
+    return cls.from_config({k: deserialize(v, custom_objects) for k, v in config.items()})
 
 
 def _known(kind: str, name: Any, table: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:

@@ -359,8 +359,9 @@ def draw_together(wanted: Sequence[tuple[Callable, Shape, Any]], key: Array) -> 
         if affine is None:
             places.append(None)
             continue
-        pool = (affine[0], _dtype(dtype).name)
-        places.append((pool, pools.get(pool, 0), *affine[1:]))
+        kind, factor, shift = affine
+        pool = (kind, _dtype(dtype).name)
+        places.append((pool, pools.get(pool, 0), factor, shift))
         pools[pool] = pools.get(pool, 0) + math.prod(_sizes(shape))
     keys = {pool: jax.random.fold_in(key, i) for i, pool in enumerate(sorted(pools))}
     drawn = {pool: _STANDARD[pool[0]](keys[pool], (size,), _dtype(pool[1])) for pool, size in pools.items()}

@@ -78,7 +78,7 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
     config = _read_config(read(CONFIG), source)
     try:
         model: Any = deserialize(config["model"], custom_objects)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source}: cannot make the model that {CONFIG} describes: {error}") from error
     if not hasattr(model, "build_from"):
         raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
@@ -150,7 +150,7 @@ def _model_files(model: Any) -> dict[str, bytes]:
             }
         )
     state = training.optimizer.state if training.optimizer is not None else None
-    if state is not None and training.optimizer_for is not None:
+    if state is not None and training.has_optimizer_state:
         leaves = jax.tree.leaves(state)
         files[OPTIMIZER] = _safetensors({f"{i:05d}": leaf for i, leaf in enumerate(leaves)})
     inputs = jax.tree.map(lambda s: {"shape": list(s.shape[1:]), "dtype": s.dtype.name}, training.inputs)
@@ -282,7 +282,7 @@ def _put_weights(model: Any, tensors: list[tuple[str, np.ndarray]], source: str)
 
 
 def _restore_optimizer(model: Any, tensors: list[tuple[str, np.ndarray]]) -> None:
-    model._start_optimizer(model._parts())
+    model._training.start_optimizer(model._training.parts())
     optimizer = model._training.optimizer
     assert optimizer is not None
     leaves, structure = jax.tree.flatten(optimizer.state)

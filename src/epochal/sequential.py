@@ -11,6 +11,7 @@ from flax import nnx
 
 from epochal.layers import Input
 from epochal.layers.base import Layer
+from epochal.layers.graph import SymbolicTensor
 from epochal.model import Model
 
 
@@ -37,7 +38,7 @@ class Sequential(Model):
     def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, trainable: bool = True):
         super().__init__(name=name, trainable=trainable)
         self.layers: list[nnx.Module] = []
-        self._input: Input | None = None
+        self._input: SymbolicTensor | None = None
         for layer in layers or ():
             self._append(layer)
         self._build_if_known()
@@ -56,9 +57,13 @@ class Sequential(Model):
         return layer
 
     def _append(self, layer: Any) -> None:
-        if isinstance(layer, Input):
+        if isinstance(layer, SymbolicTensor):
             if self.layers:
                 raise ValueError("Input must be the first item of a Sequential.")
+            if layer.node is not None:
+                raise ValueError(
+                    f"Expected layers in a Sequential, got {layer!r}: make a graph with Model(inputs, outputs)."
+                )
             self._input = layer
             return
         if not isinstance(layer, nnx.Module):
@@ -76,15 +81,15 @@ class Sequential(Model):
 
     def _known_input_shape(self) -> tuple[int | None, ...] | None:
         if self._input is not None:
-            return tuple(self._input.shape)
+            return self._input.shape[1:]
         first = self.layers[0] if self.layers else None
         return first._given_input_shape if isinstance(first, Layer) else None
 
     def _build(self, shape: tuple[int | None, ...]) -> None:
         if any(size is None for size in shape):
             return  # an axis is open: the first data decides
-        dtype = jnp.dtype(self._input.dtype or "float32") if self._input is not None else jnp.dtype("float32")
-        self.build_from(jax.ShapeDtypeStruct((2, *shape), dtype))
+        dtype = self._input.dtype if self._input is not None else "float32"
+        self.build_from(jax.ShapeDtypeStruct((2, *shape), jnp.dtype(dtype)))
 
     def call(self, x: Any) -> Any:
         if not self.layers:
@@ -93,9 +98,9 @@ class Sequential(Model):
             x = layer(x)  # pyright: ignore[reportCallIssue]
         return x
 
-    def output_names(self, outputs: Any) -> list[str]:
+    def names_of(self, outputs: Any) -> list[str]:
         """The last layer's name."""
-        names = super().output_names(outputs)
+        names = super().names_of(outputs)
         return [getattr(self.layers[-1], "name", names[0])] if len(names) == 1 else names
 
     @property
@@ -105,26 +110,15 @@ class Sequential(Model):
             raise AttributeError(f"Model {self.name!r} has no input shape yet: build it first.")
         return jax.tree.map(lambda s: (None, *s.shape[1:]), self._training.inputs)
 
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
-        """The layer of this name, or at this place.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if index is not None:
-            if not -len(self.layers) <= index < len(self.layers):
-                raise ValueError(f"Expected an index below {len(self.layers)}, got {index}.")
-            return self.layers[index]
-        names = [getattr(layer, "name", None) for layer in self.layers]
-        if name not in names:
-            raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
-        return self.layers[names.index(name)]
-
     def get_config(self) -> dict[str, Any]:
-        items = list(self.layers) if self._input is None else [self._input, *self.layers]
-        return {"layers": items, "name": self.name, "trainable": self.trainable}
+        tensor = self._input
+        first = None if tensor is None else {"batch_shape": tensor.shape, "dtype": tensor.dtype, "name": tensor.name}
+        return {"input": first, "layers": list(self.layers), "name": self.name, "trainable": self.trainable}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Sequential:
         """A new model of new layers, with weights of their own."""
-        return cls(**{**config, "layers": [type(item).from_config(item.get_config()) for item in config["layers"]]})
+        arguments = {k: v for k, v in config.items() if k != "input"}
+        first = [] if config.get("input") is None else [Input(**config["input"])]
+        layers = [type(item).from_config(item.get_config()) for item in config["layers"]]
+        return cls(**{**arguments, "layers": [*first, *layers]})

@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,75 +22,12 @@ from jax.core import Tracer
 
 from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
-from epochal.random import next_key
+from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
+from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw
 
 Shape = tuple[int | None, ...]
 
-_made = itertools.count()  # weights are listed in the order they were made
 _name_counts: Counter[str] = Counter()
-
-
-class Weight(nnx.Param):
-    """An array that training changes."""
-
-    def assign(self, value: Any) -> None:
-        """Replaces the value; the shape must stay."""
-        _assign(self, value)
-
-    def numpy(self) -> np.ndarray:
-        """The value as a NumPy array."""
-        return np.asarray(self.get_value())
-
-
-class Buffer(nnx.Variable):
-    """An array that belongs to a layer but is not trained: moving statistics and the like."""
-
-    def assign(self, value: Any) -> None:
-        """Replaces the value; the shape must stay."""
-        _assign(self, value)
-
-    def numpy(self) -> np.ndarray:
-        """The value as a NumPy array."""
-        return np.asarray(self.get_value())
-
-
-def _assign(variable: nnx.Variable, value: Any) -> None:
-    old = variable.get_value()
-    new = jnp.asarray(value, old.dtype)
-    if new.shape != old.shape:
-        name = variable.get_metadata().get("name", "weight")
-        raise ValueError(f"Expected shape {old.shape} for {name!r}, got {new.shape}.")
-    variable.set_value(new)
-
-
-@dataclass
-class _Pending:
-    variable: nnx.Variable
-    initializer: Callable
-    shape: tuple[int, ...]
-    dtype: Any
-
-
-_pending: contextvars.ContextVar[list[_Pending] | None] = contextvars.ContextVar("epochal_pending", default=None)
-
-
-@contextlib.contextmanager
-def weights_in_one_draw() -> Iterator[None]:
-    """Weights made inside get their values together at the end, in one compiled call."""
-    if _pending.get() is not None:  # an outer block draws
-        yield
-        return
-    pending: list[_Pending] = []
-    token = _pending.set(pending)
-    try:
-        yield
-    finally:
-        _pending.reset(token)
-    if pending:
-        wanted = [(item.initializer, item.shape, item.dtype) for item in pending]
-        drawn = jax.jit(lambda key: initializers.draw_together(wanted, key))(next_key())
-        for item, value in zip(pending, drawn, strict=True):
-            item.variable.set_value(value)
 
 
 def _outside_of_trace(function: Callable, *args: Any) -> None:
@@ -120,6 +56,13 @@ def fresh_name(base: str) -> str:
     seen = _name_counts[base]
     _name_counts[base] += 1
     return base if seen == 0 else f"{base}_{seen}"
+
+
+class SymbolicCall:
+    """Inputs and outputs of a layer's last call on symbolic tensors. Opaque: Flax must not walk into it."""
+
+    def __init__(self, inputs: Any, outputs: Any):
+        self.inputs, self.outputs = inputs, outputs
 
 
 class Layer(Configurable, nnx.Module):
@@ -162,6 +105,7 @@ class Layer(Configurable, nnx.Module):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._trainable = bool(trainable)
         self._output_shape: Any = None
+        self._symbolic_call: SymbolicCall | None = None
         self._place = ""  # where the layer is in the model that is trained, see `name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
@@ -199,18 +143,14 @@ class Layer(Configurable, nnx.Module):
             regularizer: added to the loss while the weight is trainable.
             trainable: False for arrays that the optimizer must leave alone.
         """
-        kind = Weight if trainable else Buffer
-        shape, dtype = tuple(int(s) for s in shape), jnp.dtype(dtype or self.dtype)
-        initializer = initializers.get(initializer)
-        pending = _pending.get()
-        if pending is None:
-            value = initializers.draw(initializer, shape, dtype, next_key())
-        else:
-            value = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory; replaced by the draw
-        variable = kind(value, name=name or "weight", made=next(_made), regularizer=regularizers.get(regularizer))
-        if pending is not None:
-            pending.append(_Pending(variable, initializer, shape, dtype))
-        return variable
+        return new_weight(
+            Weight if trainable else Buffer,
+            name or "weight",
+            tuple(int(s) for s in shape),
+            jnp.dtype(dtype or self.dtype),
+            initializers.get("glorot_uniform" if initializer is None else initializer),
+            regularizers.get(regularizer),
+        )
 
     def add_loss(self, loss: Any) -> None:
         """Adds a scalar to the loss of the pass that is running."""
@@ -227,7 +167,9 @@ class Layer(Configurable, nnx.Module):
     # -- calling
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        x = jax.tree.map(as_input, x)
+        if is_symbolic((x, args, kwargs)):
+            return self._call_symbolically(x, args, kwargs)
+        x = as_input(x) if is_numbers(x) else jax.tree.map(as_input, x)
         self._ensure_built(x)
         if "training" in _parameters(type(self)) and kwargs.get("training") is None:
             call = scope.current()
@@ -241,6 +183,40 @@ class Layer(Configurable, nnx.Module):
         if self.activity_regularizer is not None:
             self._regularize_activity(y)
         return y
+
+    def _call_symbolically(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Builds the layer and notes the call in the graph of a model to be."""
+        outputs = record(self, (x, *args), kwargs, self._infer(x, args, kwargs), self.name)
+        self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
+        self._symbolic_call = SymbolicCall(x, outputs)
+        return outputs
+
+    def _infer(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Shapes and types of what a call on symbolic tensors returns; the layer is built for them."""
+
+        def forward(*a: Any, **k: Any) -> Any:
+            with scope.calling(scope.Call()):
+                return self(*a, **k)
+
+        with weights_in_one_draw(later=True), _flax_in_inference(self):
+            if not self.built:
+                self._build_now(jax.tree.map(lambda a: a.shape, x))
+            return infer(forward, (x, *args), kwargs)
+
+    @property
+    def input(self) -> Any:
+        """The symbolic tensor(s) that the layer was last called on."""
+        return self._last_symbolic_call().inputs
+
+    @property
+    def output(self) -> Any:
+        """The symbolic tensor(s) that the layer last returned."""
+        return self._last_symbolic_call().outputs
+
+    def _last_symbolic_call(self) -> SymbolicCall:
+        if self._symbolic_call is None:
+            raise AttributeError(f"Layer {self.name!r} was never called on an Input: it has no tensors.")
+        return self._symbolic_call
 
     def _ensure_built(self, x: Any) -> None:
         if self.built:
@@ -267,13 +243,10 @@ class Layer(Configurable, nnx.Module):
                 rows = call.rows.reshape(-1, *[1] * (part.ndim - 1))
                 self.add_loss(regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
-        """The shape of the output for an input of `input_shape`; the batch axis may be None."""
-        batch = 2 if input_shape[0] is None else input_shape[0]
-        x = jax.ShapeDtypeStruct((batch, *input_shape[1:]), jnp.dtype(self.dtype))
-        self._ensure_built(x)
-        y = abstract_call(self, x)
-        return jax.tree.map(lambda a: (input_shape[0], *a.shape[1:]), y)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the output for an input of `input_shape` (or a structure of shapes); unknown axes are None."""
+        x = jax.tree.map(lambda shape: SymbolicTensor(shape, self.dtype, "x"), input_shape, is_leaf=is_shape)
+        return jax.tree.map(lambda spec: spec.shape, self._infer(x, (), {}))
 
     @property
     def output_shape(self) -> Any:
@@ -304,6 +277,7 @@ class Layer(Configurable, nnx.Module):
     @property
     def weights(self) -> list[nnx.Variable]:
         """All arrays of the layer and the layers in it, in Keras's order."""
+        draw_weights()
         return [t.variable for t in tracked(self)]
 
     variables = weights
@@ -340,7 +314,7 @@ class Layer(Configurable, nnx.Module):
             if tuple(np.shape(value)) != item.variable.shape:
                 raise ValueError(f"Expected shape {item.variable.shape} for {item.path!r}, got {np.shape(value)}.")
         for variable, value in zip(variables, weights, strict=True):
-            _assign(variable, value)
+            assign(variable, value)
 
     def count_params(self) -> int:
         """How many numbers the weights hold."""
@@ -410,6 +384,11 @@ def _track(module: nnx.Module, prefix: str, trainable: bool, found: dict[int, Tr
         _track(child, f"{prefix}{getattr(child, 'name', type(child).__name__)}/", trainable, found)
 
 
+def is_numbers(x: Any) -> bool:
+    """Whether a list or tuple holds numbers (or lists of them), and so is one array and not several inputs."""
+    return isinstance(x, list | tuple) and bool(x) and all(isinstance(i, int | float) or is_numbers(i) for i in x)
+
+
 def as_input(x: Any) -> Any:
     """An array-like as a JAX array: floats become float32, integers stay integers; JAX's own values pass unchanged."""
     if isinstance(x, Array | jax.ShapeDtypeStruct):
@@ -418,11 +397,14 @@ def as_input(x: Any) -> Any:
     return jnp.asarray(array, jnp.float32) if array.dtype.kind == "f" else jnp.asarray(array)
 
 
-def abstract_call(layer: nnx.Module, *inputs: Any, training: bool = False) -> Any:
-    """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet."""
+def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
+    """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet.
+
+    Meanwhile weights that have no values yet are NumPy placeholders.
+    """
 
     def forward(*arguments: Any) -> Any:
-        with scope.calling(scope.Call(training=training)):
+        with scope.calling(scope.Call()):
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
     with weights_in_one_draw(), _flax_in_inference(layer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,20 +12,30 @@ from jax import Array
 from jaxtyping import Float, Shaped
 
 from epochal import activations, initializers, regularizers
-from epochal.config import Configurable
 from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base import Layer, Shape, fresh_name
+from epochal.layers.graph import SymbolicTensor
 
 
-@dataclass(frozen=True)
-class Input(Configurable):
-    """What a model's input looks like; the first item of a `Sequential`.
+def Input(
+    shape: int | Sequence[int | None] | None = None,
+    batch_size: int | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+    *,
+    batch_shape: Sequence[int | None] | None = None,
+) -> SymbolicTensor:
+    """An input of a model: call layers on it, or put it first in a `Sequential`.
 
     Args:
         shape: shape of one example, without the batch's axis; None for an axis that varies.
         batch_size: examples in a batch, when fixed.
         dtype: type of the values; "float32" when not given.
-        name: the input's name.
+        name: the input's name, for data given as a dict.
+        batch_shape: batch size and shape together, instead of both.
+
+    Returns:
+        a `SymbolicTensor` of shape (batch_size, *shape).
 
     Raises:
         ValueError: `shape` is not made of integers >= 1 and None, or `batch_size` is no integer >= 1.
@@ -34,29 +43,16 @@ class Input(Configurable):
     Example:
         >>> from epochal import layers
         >>> layers.Input((28, 28, 1)).shape
-        (28, 28, 1)
+        (None, 28, 28, 1)
     """
-
-    shape: tuple[int | None, ...]
-    batch_size: int | None = None
-    dtype: str | None = None
-    name: str | None = None
-
-    def __init__(
-        self,
-        shape: int | Sequence[int | None],
-        batch_size: int | None = None,
-        dtype: str | None = None,
-        name: str | None = None,
-    ):
-        axes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-        for key, value in {
-            "shape": tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes),
-            "batch_size": None if batch_size is None else arguments.whole("batch_size", batch_size),
-            "dtype": "float32" if dtype is None else str(jnp.dtype(dtype)),
-            "name": name,
-        }.items():
-            object.__setattr__(self, key, value)
+    if batch_shape is not None:
+        batch_size, shape = batch_shape[0], batch_shape[1:]
+    if shape is None:
+        raise ValueError("Expected Input(shape=…), the shape of one example; use shape=() for single numbers.")
+    axes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    sizes = tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes)
+    batch = None if batch_size is None else arguments.whole("batch_size", batch_size)
+    return SymbolicTensor((batch, *sizes), dtype or "float32", name or fresh_name("input"))
 
 
 class Dense(Layer):

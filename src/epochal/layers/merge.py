@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape, abstract_call
+from epochal.layers.base import Layer, Shape
 
 
 class _Merge(Layer):
@@ -29,12 +29,6 @@ class _Merge(Layer):
 
     def _merge(self, parts: list[Array]) -> Array:
         raise NotImplementedError
-
-    def compute_output_shape(self, input_shape: Any) -> Shape:
-        """The shape of the output for a list of inputs' shapes; the batch axis may be None."""
-        shapes = _shapes(self, input_shape)
-        x = [jax.ShapeDtypeStruct((2 if s[0] is None else s[0], *s[1:]), jnp.dtype(self.dtype)) for s in shapes]
-        return (shapes[0][0], *abstract_call(self, x).shape[1:])
 
 
 def _shapes(layer: Layer, shapes: Any) -> list[Shape]:

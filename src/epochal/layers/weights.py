@@ -1,0 +1,127 @@
+"""The arrays of layers, and how they get their first values: together, in one compiled call."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from epochal import initializers
+from epochal.random import next_key
+
+_made = itertools.count()  # weights are listed in the order they were made
+
+
+class Weight(nnx.Param):
+    """An array that training changes."""
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value; the shape must stay."""
+        assign(self, value)
+
+    def numpy(self) -> np.ndarray:
+        """The value as a NumPy array."""
+        return np.asarray(self.get_value())
+
+
+class Buffer(nnx.Variable):
+    """An array that belongs to a layer but is not trained: moving statistics and the like."""
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value; the shape must stay."""
+        assign(self, value)
+
+    def numpy(self) -> np.ndarray:
+        """The value as a NumPy array."""
+        return np.asarray(self.get_value())
+
+
+def assign(variable: nnx.Variable, value: Any) -> None:
+    """Replaces a variable's value.
+
+    Raises:
+        ValueError: another shape.
+    """
+    old = variable.get_value()
+    new = jnp.asarray(value, old.dtype)
+    if new.shape != old.shape:
+        name = variable.get_metadata().get("name", "weight")
+        raise ValueError(f"Expected shape {old.shape} for {name!r}, got {new.shape}.")
+    variable.set_value(new)
+
+
+@dataclass
+class _Pending:
+    variable: nnx.Variable
+    initializer: Callable
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+_pending: contextvars.ContextVar[list[_Pending] | None] = contextvars.ContextVar("epochal_pending", default=None)
+
+
+def new_weight(
+    kind: type[Weight] | type[Buffer], name: str, shape: tuple[int, ...], dtype: Any, initializer: Any, regularizer: Any
+) -> Any:
+    """A variable with these properties; its value is drawn at once, or with the others of `weights_in_one_draw`."""
+    pending = _pending.get()
+    if pending is None:
+        value = initializers.draw(initializer, shape, dtype, next_key())
+    else:
+        value = np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory; replaced by the draw
+    variable = kind(value, name=name, made=next(_made), regularizer=regularizer)
+    if pending is not None:
+        pending.append(_Pending(variable, initializer, shape, dtype))
+    return variable
+
+
+# Weights of layers that were called on symbolic tensors: they are drawn together when the model is made.
+_undrawn: list[_Pending] = []
+_undrawn_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def weights_in_one_draw(later: bool = False) -> Iterator[None]:
+    """Weights made inside get their values together in one compiled call: at the end, or at the next `draw_weights`."""
+    if _pending.get() is not None:  # an outer block draws
+        yield
+        return
+    pending: list[_Pending] = []
+    token = _pending.set(pending)
+    try:
+        yield
+    finally:
+        _pending.reset(token)
+    if later:
+        with _undrawn_lock:
+            _undrawn.extend(pending)
+    else:
+        _draw(pending)
+
+
+def draw_weights() -> None:
+    """Gives values to all weights that still wait for them."""
+    if _undrawn:
+        with _undrawn_lock:
+            pending = list(_undrawn)
+            _undrawn.clear()
+        _draw(pending)
+
+
+def _draw(pending: list[_Pending]) -> None:
+    if not pending:
+        return
+    wanted = [(item.initializer, item.shape, item.dtype) for item in pending]
+    drawn = jax.jit(lambda key: initializers.draw_together(wanted, key))(next_key())
+    for item, value in zip(pending, drawn, strict=True):
+        item.variable.set_value(value)
