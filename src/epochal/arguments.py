@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -12,6 +12,9 @@ from epochal import losses, sources
 from epochal.losses.shapes import kind_by_shape
 from epochal.sources import Examples
 from epochal.step import Steps
+
+# An argument that the method checks itself, so that whatever is passed meets our error and not a type checker's.
+Checked: TypeAlias = Any
 
 DEFAULT_BATCH_SIZE = 32
 # `predict` pads fewer rows than a batch to one of these, so that many sizes share few programs.
@@ -114,7 +117,7 @@ def per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
     raise ValueError(f"Expected {what} with one array per output ({list(names)}), got one array.")
 
 
-def with_class_weight(examples: Examples, class_weight: Mapping[int, float], outputs: Any) -> Examples:
+def with_class_weight(examples: Examples, class_weight: Checked, outputs: Any) -> Examples:
     if not isinstance(class_weight, Mapping):
         raise ValueError(f"Expected class_weight to be a dict of class -> weight, got {class_weight!r}.")
     if examples.y is None or len(examples.y) != 1:

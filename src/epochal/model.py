@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from epochal import loop, optimizers, saving, sources
 from epochal.arguments import (
+    Checked,
     check_inputs,
     check_labels,
     check_shuffle,
@@ -90,7 +91,7 @@ class Model(Layer):
         loss_weights: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
-        steps_per_execution: int | str = "auto",
+        steps_per_execution: Checked = "auto",
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -142,18 +143,18 @@ class Model(Layer):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int | str | None = None,
-        epochs: int = 1,
-        verbose: int | str = "auto",
+        batch_size: Checked = None,
+        epochs: Checked = 1,
+        verbose: Checked = "auto",
         callbacks: Any = None,
-        validation_split: float = 0.0,
+        validation_split: Checked = 0.0,
         validation_data: Any = None,
-        shuffle: bool | str = True,
-        class_weight: Mapping[int, float] | None = None,
+        shuffle: Checked = True,
+        class_weight: Checked = None,
         sample_weight: Any = None,
-        initial_epoch: int = 0,
-        validation_batch_size: int | str | None = None,
-        validation_freq: int | Container[int] = 1,
+        initial_epoch: Checked = 0,
+        validation_batch_size: Checked = None,
+        validation_freq: Checked = 1,
     ) -> History:
         """Trains the model.
 
@@ -218,8 +219,8 @@ class Model(Layer):
         self,
         x: Any = None,
         y: Any = None,
-        batch_size: int | str | None = None,
-        verbose: int | str = "auto",
+        batch_size: Checked = None,
+        verbose: Checked = "auto",
         sample_weight: Any = None,
         callbacks: Any = None,
         return_dict: bool = False,
@@ -257,9 +258,7 @@ class Model(Layer):
         values = list(logs.values())
         return values[0] if len(values) == 1 else values
 
-    def predict(
-        self, x: Any, batch_size: int | str | None = None, verbose: int | str = "auto", callbacks: Any = None
-    ) -> Any:
+    def predict(self, x: Any, batch_size: Checked = None, verbose: Checked = "auto", callbacks: Any = None) -> Any:
         """The model's outputs for all examples, as NumPy arrays; the model need not be compiled.
 
         Args:

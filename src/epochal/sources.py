@@ -56,7 +56,7 @@ def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str
     return Examples(parts["x"], parts["y"], weight, n)
 
 
-def split(examples: Examples, fraction: float) -> tuple[Examples, Examples]:
+def split(examples: Examples, fraction: Any) -> tuple[Examples, Examples]:
     """Training and validation part: validation is the last n - floor(n(1 - fraction)) rows, as in Keras.
 
     Raises:
@@ -85,7 +85,7 @@ def as_validation(data: Any) -> Examples:
     return as_examples(*data, method="validation")
 
 
-def class_weights(y: Any, class_weight: Mapping[int, float], one_hot: bool) -> np.ndarray:
+def class_weights(y: Any, class_weight: Mapping[Any, Any], one_hot: bool) -> np.ndarray:
     """One weight per label of y, by its class: the integer itself, or the largest entry of a one-hot row.
 
     Args:

@@ -88,7 +88,7 @@ class Training:
         return self.recipe
 
     def fit_data(
-        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, fraction: float, validation_data: Any
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, fraction: Any, validation_data: Any
     ) -> tuple[Examples, Examples | None]:
         """Training examples with all weights in them, and the examples to validate on."""
         examples = sources.as_examples(x, y, sample_weight, method="fit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from epochal.callbacks.base import Callback, Logs
@@ -38,7 +39,7 @@ class History(Callback):
         self.seconds, self.compile_seconds = seconds, compile_seconds
         self.examples_per_second = len(self.epoch) * examples / max(seconds - compile_seconds, 1e-9)
 
-    def plot(self, path: str | None = None) -> Any:
+    def plot(self, path: str | Path | None = None) -> Any:
         """Curves of every value against the epoch, training and validation together.
 
         Args:
