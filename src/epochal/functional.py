@@ -12,7 +12,7 @@ import jax
 from epochal.arguments import described_inputs, device_dtype, with_rank
 from epochal.config import Configurable
 from epochal.layers import Input
-from epochal.layers.base import Layer, SymbolicCall
+from epochal.layers.base import Layer, SymbolicCall, tracked
 from epochal.layers.graph import Node, SymbolicTensor
 from epochal.layers.weights import draw_weights
 from epochal.model import Model
@@ -93,7 +93,7 @@ class Functional(Model):
         self._graph = Graph(inputs, outputs)
         self._symbolic_call = SymbolicCall(inputs, outputs)
         self.layers = self._graph.layers
-        draw_weights()
+        draw_weights(t.variable for t in tracked(self))
         self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
         self.built = True
 

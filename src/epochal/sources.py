@@ -123,8 +123,9 @@ def _arrays(tree: Any, name: str) -> Any:
 
 
 def _holds_arrays(items: list | tuple) -> bool:
-    """A list of arrays is several inputs; a list of numbers or of lists of numbers is one array."""
-    return bool(items) and all(hasattr(a, "shape") and len(a.shape) > 0 for a in items)
+    """A list of arrays (some may be None) is several inputs; a list of numbers or of lists of numbers is one array."""
+    arrays = [a for a in items if a is not None]
+    return bool(arrays) and all(hasattr(a, "shape") and len(a.shape) > 0 for a in arrays)
 
 
 def _array(value: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ from epochal.arguments import checked_batch_size, device_dtype, per_output, with
 from epochal.callbacks.base import CallbackList
 from epochal.callbacks.history import History
 from epochal.feed import ArrayFeed
-from epochal.layers.base import abstract_call
+from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe
 from epochal.optimizers import Optimizer
@@ -126,7 +126,7 @@ class Training:
 
     def parts(self) -> Parts:
         """The model taken apart; programs made for another structure are thrown away."""
-        draw_weights()
+        draw_weights(t.variable for t in tracked(self._model))
         parts = Parts(self._model)
         if self._parts is not None and parts.same_program(self._parts):
             self._parts.nodes = parts.nodes  # should a variable have been replaced by another of its kind

@@ -23,7 +23,7 @@ from jax.core import Tracer
 from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
 from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
-from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw
+from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw, weights_wait
 
 Shape = tuple[int | None, ...]
 
@@ -219,10 +219,13 @@ class Layer(Configurable, nnx.Module):
         return self._symbolic_call
 
     def _ensure_built(self, x: Any) -> None:
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
         if self.built:
+            if weights_wait() and not traced:  # called on symbolic tensors before, and now on numbers
+                draw_weights(t.variable for t in tracked(self))
             return
         shapes = jax.tree.map(lambda a: (None, *a.shape[1:]), x)
-        if any(isinstance(a, Tracer) for a in jax.tree.leaves(x)):
+        if traced:
             _outside_of_trace(self._build_now, shapes)
         else:
             self._build_now(shapes)
@@ -277,22 +280,26 @@ class Layer(Configurable, nnx.Module):
     @property
     def weights(self) -> list[nnx.Variable]:
         """All arrays of the layer and the layers in it, in Keras's order."""
-        draw_weights()
-        return [t.variable for t in tracked(self)]
+        return [t.variable for t in self._tracked()]
 
     variables = weights
+
+    def _tracked(self) -> list[Tracked]:
+        found = tracked(self)
+        draw_weights(t.variable for t in found)
+        return found
 
     @property
     def trainable_weights(self) -> list[nnx.Variable]:
         """The arrays that training changes."""
-        return [t.variable for t in tracked(self) if t.trainable]
+        return [t.variable for t in self._tracked() if t.trainable]
 
     trainable_variables = trainable_weights
 
     @property
     def non_trainable_weights(self) -> list[nnx.Variable]:
         """The arrays that training leaves alone: frozen ones, and statistics that layers keep themselves."""
-        return [t.variable for t in tracked(self) if not t.trainable]
+        return [t.variable for t in self._tracked() if not t.trainable]
 
     non_trainable_variables = non_trainable_weights
 

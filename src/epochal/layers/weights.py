@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def new_weight(
 
 
 # Weights of layers that were called on symbolic tensors: they are drawn together when the model is made.
-_undrawn: list[_Pending] = []
+_undrawn: dict[int, _Pending] = {}
 _undrawn_lock = threading.Lock()
 
 
@@ -104,17 +104,21 @@ def weights_in_one_draw(later: bool = False) -> Iterator[None]:
         _pending.reset(token)
     if later:
         with _undrawn_lock:
-            _undrawn.extend(pending)
+            _undrawn.update({id(item.variable): item for item in pending})
     else:
         _draw(pending)
 
 
-def draw_weights() -> None:
-    """Gives values to all weights that still wait for them."""
+def weights_wait() -> bool:
+    """Whether some weights, of whichever layers, have no values yet though nobody is about to draw them."""
+    return bool(_undrawn) and _pending.get() is None
+
+
+def draw_weights(variables: Iterable[nnx.Variable]) -> None:
+    """Gives values to those of these that still wait for them; others wait on, so that a model's draw is its own."""
     if _undrawn:
         with _undrawn_lock:
-            pending = list(_undrawn)
-            _undrawn.clear()
+            pending = [_undrawn.pop(id(v)) for v in variables if id(v) in _undrawn]
         _draw(pending)
 
 
