@@ -259,3 +259,39 @@ def test_memory_does_not_grow_from_epoch_to_epoch() -> None:
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: counts.append(len(jax.live_arrays())))
     model.fit(X, Y, epochs=30, verbose=0, validation_split=0.25, callbacks=watch)
     assert counts[-1] <= counts[5]
+
+
+def test_train_on_batch_is_a_fit_of_one_batch() -> None:
+    a, b = classifier(), classifier()
+    b.set_weights(a.get_weights())
+    for model in (a, b):
+        model.compile(keras.optimizers.SGD(0.1), "ce", ["accuracy"])
+    for start in (0, 32):
+        found = a.train_on_batch(X[start : start + 32], Y[start : start + 32])
+        history = b.fit(X[start : start + 32], Y[start : start + 32], shuffle=False, verbose=0).history
+        assert found == [values[0] for values in history.values()]
+    assert all(np.array_equal(v, w) for v, w in zip(a.get_weights(), b.get_weights(), strict=True))
+    assert a.optimizer.iterations == 2
+
+
+def test_running_values_of_batches_and_their_reset() -> None:
+    model = classifier()
+    model.test_on_batch(X[:10], Y[:10])
+    running = model.test_on_batch(X[10:40], Y[10:40], reset_metrics=False, return_dict=True)
+    whole = model.evaluate(X[:40], Y[:40], verbose=0, return_dict=True)
+    assert running == {name: pytest.approx(value, rel=1e-6) for name, value in whole.items()}
+    alone = model.test_on_batch(X[10:40], Y[10:40])
+    assert alone == model.evaluate(X[10:40], Y[10:40], verbose=0)
+    model.reset_metrics()
+    assert model.test_on_batch(X[10:40], Y[10:40], reset_metrics=False) == alone
+
+
+def test_weights_of_one_batch() -> None:
+    model = classifier()
+    model.compile(keras.optimizers.SGD(0.0), "ce")
+    plain = model.test_on_batch(X[:8], Y[:8])
+    assert model.test_on_batch(X[:8], Y[:8], sample_weight=np.full(8, 3.0)) == pytest.approx(3 * plain, rel=1e-6)
+    classes = dict.fromkeys(range(10), 2.0)
+    weighted = model.train_on_batch(X[:8], Y[:8], sample_weight=np.full(8, 3.0), class_weight=classes)
+    assert weighted == pytest.approx(6 * plain, rel=1e-6)
+    assert model.predict_on_batch(X[:3]).shape == (3, 10)

@@ -253,10 +253,7 @@ class Model(Layer):
             display.epoch_begin(0, feed.steps)
             logs = loop.test(session, feed)
             display.epoch_end(0, logs)
-        if return_dict:
-            return logs
-        values = list(logs.values())
-        return values[0] if len(values) == 1 else values
+        return _reported(logs, return_dict)
 
     def predict(self, x: Any, batch_size: Checked = None, verbose: Checked = "auto", callbacks: Any = None) -> Any:
         """The model's outputs for all examples, as NumPy arrays; the model need not be compiled.
@@ -279,6 +276,56 @@ class Model(Layer):
         with running(session):
             batches = loop.predict(session, predict_chunks(examples, size, row_independent(self)), params["steps"])
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+    # -- one batch at a time
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Checked = None,
+        reset_metrics: bool = True,
+        return_dict: bool = False,
+    ) -> Any:
+        """One update with one batch.
+
+        Args:
+            x, y, sample_weight, class_weight: the batch, as in `fit`.
+            reset_metrics: report this batch alone; False reports running values over the calls since the last reset.
+            return_dict: return name -> value.
+
+        Returns:
+            what `evaluate` returns, of the batch as it was before the update.
+
+        Raises:
+            RuntimeError, ValueError: as `fit`.
+        """
+        recipe = self._training.ready_to("train_on_batch")
+        examples, _ = self._training.fit_data(x, y, sample_weight, class_weight, 0.0, None)
+        steps = self._training.steps(examples, recipe)
+        check_labels(steps, examples)
+        self._training.start_optimizer(steps.parts)
+        return _reported(self._training.one_batch("train", steps, examples, reset_metrics), return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, reset_metrics: bool = True, return_dict: bool = False
+    ) -> Any:
+        """Loss and metrics of one batch; arguments and result as of `train_on_batch`."""
+        recipe = self._training.ready_to("test_on_batch")
+        examples = self._training.aligned(sources.as_examples(x, y, sample_weight, method="test_on_batch"))
+        steps = self._training.steps(examples, recipe)
+        check_labels(steps, examples)
+        return _reported(self._training.one_batch("test", steps, examples, reset_metrics), return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The model's outputs for one batch, as NumPy arrays."""
+        n = sources.as_examples(x, method="predict_on_batch").n
+        return self.predict(x, batch_size=n, verbose=0)
+
+    def reset_metrics(self) -> None:
+        """Starts the running values of `train_on_batch` and `test_on_batch` anew."""
+        self._training.running_sums = {}
 
     def programs(self) -> dict[str, int]:
         """How many programs of each kind ("train", "test", "predict") the model has compiled."""
@@ -400,3 +447,11 @@ class Model(Layer):
         if name not in names:
             raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
         return layers[names.index(name)]
+
+
+def _reported(logs: Logs, as_dict: bool) -> Any:
+    """Values as a dict; else a list in their order, or the loss when nothing else is reported."""
+    if as_dict:
+        return logs
+    values = list(logs.values())
+    return values[0] if len(values) == 1 else values

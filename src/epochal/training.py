@@ -13,16 +13,17 @@ from jax.core import Tracer
 
 from epochal import loop, sources
 from epochal.arguments import checked_batch_size, device_dtype, per_output, with_class_weight
-from epochal.callbacks.base import CallbackList
+from epochal.callbacks.base import CallbackList, Logs
 from epochal.callbacks.history import History
 from epochal.feed import ArrayFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe
 from epochal.optimizers import Optimizer
+from epochal.random import next_seed
 from epochal.sources import Examples
 from epochal.state import Parts, row_independent
-from epochal.step import Steps, as_list
+from epochal.step import Steps, TestRunner, TrainRunner, as_list
 
 
 class Training:
@@ -50,6 +51,8 @@ class Training:
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
         self._parts: Parts | None = None
         self.programs: dict[Any, Steps] = {}
+        self.running_sums: dict[str, Any] = {}  # of train_on_batch and test_on_batch
+        self._seed, self._batches = next_seed(), 0  # what train_on_batch draws masks by
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
     def compile(self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str) -> None:
@@ -58,7 +61,7 @@ class Training:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
         self.eager, self.steps_per_execution = eager, steps_per_execution
-        self.programs = {}
+        self.programs, self.running_sums = {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
         """Notes what the model was built for."""
@@ -189,6 +192,23 @@ class Training:
         assert objective is not None
         exact_tail = not (objective.row_independent and row_independent(self._model))
         return ArrayFeed(examples, checked_batch_size(batch_size, examples.n), shuffle, seed, exact_tail)
+
+    def one_batch(self, kind: str, steps: Steps, examples: Examples, alone: bool) -> Logs:
+        """Trains or tests with all examples as one batch; values of it alone, or running ones."""
+        objective = steps.objective
+        assert objective is not None
+        feed = ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True)
+        (block,) = feed.epoch(0)
+        self._batches += 1
+        runner = (
+            TrainRunner(steps, False, self._seed, self._batches) if kind == "train" else TestRunner(steps, padded=False)
+        )
+        sums = None if alone else self.running_sums.get(kind)
+        sums = np.zeros((2, objective.width), np.float32) if sums is None else sums
+        executable = runner.program.executable(*runner.arguments(block, sums))
+        sums = runner.run(executable, block, sums, 0, 1)
+        self.running_sums[kind] = sums
+        return objective.read(sums)
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
         """A new session; the stop flags are down."""
