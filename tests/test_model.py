@@ -55,6 +55,8 @@ BAD_FITS: dict[str, tuple[dict[str, Any], str]] = {
     "weights shape": ({"x": X, "y": Y, "sample_weight": np.ones((64, 3))}, "sample weights"),
     "class weight keys": ({"x": X, "y": Y, "class_weight": {"a": 1.0}}, "keys of class_weight"),
     "class weight form": ({"x": X, "y": Y, "class_weight": [1.0, 2.0]}, "dict of class"),
+    "steps per epoch": ({"x": X, "y": Y, "steps_per_epoch": 0}, "steps_per_epoch.*0"),
+    "validation steps": ({"x": X, "y": Y, "validation_split": 0.5, "validation_steps": -1}, "validation_steps.*-1"),
     "generator": ({"x": (b for b in [])}, "generator"),
     "path": ({"x": "digits.csv"}, "str"),
     "targets for no output": ({"x": X, "y": {"nothing": Y}}, "Unknown output 'nothing'"),
@@ -295,3 +297,43 @@ def test_weights_of_one_batch() -> None:
     weighted = model.train_on_batch(X[:8], Y[:8], sample_weight=np.full(8, 3.0), class_weight=classes)
     assert weighted == pytest.approx(6 * plain, rel=1e-6)
     assert model.predict_on_batch(X[:3]).shape == (3, 10)
+
+
+def test_F3_every_epoch_takes_exactly_steps_per_epoch_batches_of_an_endless_stream() -> None:
+    seen: list[Any] = []
+    model = classifier()
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    history = model.fit(X[:50], Y[:50], batch_size=20, epochs=4, steps_per_epoch=5, verbose=0, callbacks=watch)
+    assert seen == list(range(5)) * 4
+    assert history.params["steps"] == 5
+    assert model.optimizer.iterations == 20
+    assert history.programs["train"] == 1
+
+
+def test_F3_with_an_int_of_steps_per_execution_no_batch_is_added() -> None:
+    """3 steps an epoch, 2 per execution: Keras runs 4."""
+    model = classifier()
+    model.compile("sgd", "ce", steps_per_execution=2)
+    model.fit(X, Y, batch_size=8, steps_per_epoch=3, epochs=2, verbose=0)
+    assert model.optimizer.iterations == 6
+
+
+def test_F3_minus_one_is_endless_until_stop_training() -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 36
+
+    model = classifier()
+    history = model.fit(X, Y, batch_size=30, steps_per_epoch=-1, epochs=2, verbose=0, callbacks=Stop())
+    assert model.optimizer.iterations == 37
+    assert history.epoch == [0]
+
+
+def test_G4_validation_steps_score_the_same_first_batches_every_epoch() -> None:
+    model = classifier()
+    model.compile(keras.optimizers.SGD(0.0), "ce", ["accuracy"])
+    history = model.fit(X, Y, epochs=3, validation_data=(X, Y), validation_steps=1, verbose=0).history
+    first = model.evaluate(X[:32], Y[:32], verbose=0)
+    assert history["val_loss"] == [first[0]] * 3
+    assert model.evaluate(X, Y, steps=1, verbose=0) == first
+    assert model.predict(X, steps=1, verbose=0).shape == (32, 10)

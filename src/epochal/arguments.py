@@ -55,6 +55,17 @@ def checked_batch_size(given: Any, n: int) -> int:
     return min(int(given), n)
 
 
+def checked_steps(name: str, given: Any, endless: bool = False) -> int | None:
+    """A number of batches: None, an int >= 1, or -1 when `endless`.
+
+    Raises:
+        ValueError: something else.
+    """
+    if given is None or is_count(given) or (endless and given == -1):
+        return given
+    raise ValueError(f"Expected {name} to be None or an int >= 1{', or -1' if endless else ''}, got {given!r}.")
+
+
 def checked_epochs(initial_epoch: Any, epochs: Any) -> range:
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:

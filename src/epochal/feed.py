@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -40,11 +41,13 @@ class Block(NamedTuple):
         data: (x, y, weight), arrays on the device.
         order: (steps, m) int32 rows of `data`.
         sizes: (steps,) int32, how many of the m are examples.
+        passes: (steps,) uint32, the pass over the data that the batch belongs to.
     """
 
     data: tuple[Any, Any, Any]
     order: Array
     sizes: Array
+    passes: Array
 
     @property
     def steps(self) -> int:
@@ -58,32 +61,44 @@ def take(block: Block, step: Array | int, padded: bool) -> Batch:
     size = block.sizes[step]
     x, y, weight = jax.tree.map(lambda a: jnp.take(a, rows, axis=0, mode="clip"), block.data)
     mask = (jnp.arange(rows.shape[0]) < size).astype(jnp.float32) if padded else None
-    return Batch(x, y, weight, mask, size.astype(jnp.float32), rows.astype(jnp.uint32))
+    # An example has another id in every pass, so that a second pass in one epoch draws other masks. The factor is odd
+    # and large: ids of different examples and passes do not meet.
+    ids = rows.astype(jnp.uint32) + block.passes[step] * jnp.uint32(2654435769)
+    return Batch(x, y, weight, mask, size.astype(jnp.float32), ids)
 
 
 class ArrayFeed:
-    """Arrays in memory: they go to the device once; an epoch is an order of their rows.
+    """Arrays in memory: they go to the device once; what is fed is an order of their rows.
+
+    The batches form one endless stream: pass 0 over the data, pass 1, …; each pass has ceil(n / m) batches in an order
+    of its own. Epoch e takes the batches number e * s … (e + 1) * s - 1, so it depends on no other epoch.
 
     Args:
         examples: the data.
         batch_size: m.
-        shuffle: True (a new order every epoch), "batch" or False.
+        shuffle: True (a new order every pass), "batch" or False.
         seed: of the order.
         exact_tail: give a short last batch its true shape (another compiled program) instead of padding it.
+        steps: s, the batches of an epoch; None is one pass, -1 an epoch without end.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, shuffle: bool | str, seed: int, exact_tail: bool):
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        shuffle: bool | str,
+        seed: int,
+        exact_tail: bool,
+        steps: int | None = None,
+    ):
         self.n = examples.n
         self.batch_size = min(batch_size, examples.n)
         self.shuffle = shuffle
         self.seed = seed
         self.exact_tail = exact_tail
+        self._per_pass = -(-self.n // self.batch_size)
+        self.steps: int | None = self._per_pass if steps is None else None if steps == -1 else steps
         self.data = jax.device_put((examples.x, examples.y, examples.weight))
-
-    @property
-    def steps(self) -> int:
-        """Batches per epoch: ceil(n / m)."""
-        return -(-self.n // self.batch_size)
 
     @property
     def padded(self) -> bool:
@@ -91,28 +106,44 @@ class ArrayFeed:
         return not self.exact_tail and self.n % self.batch_size != 0
 
     def epoch(self, epoch: int) -> Iterator[Block]:
-        """The blocks of one epoch: one, or two when a short last batch keeps its own shape."""
-        order = self._order(epoch)
-        m, full = self.batch_size, self.n // self.batch_size
-        tail = self.n - full * m
-        if self.padded:
-            order = np.concatenate([order, np.full(m - tail, order[-1], order.dtype)])
-            yield self._block(order.reshape(-1, m), tail)
+        """The blocks of one epoch; more than one where short batches keep their own shape."""
+        if self.steps is not None:
+            yield from self._blocks(epoch * self.steps, (epoch + 1) * self.steps)
             return
-        if full:
-            yield self._block(order[: full * m].reshape(full, m), m)
-        if tail:
-            yield self._block(order[None, full * m :], tail)
+        for number in itertools.count():
+            yield from self._blocks(number * self._per_pass, (number + 1) * self._per_pass)
 
-    def _block(self, order: np.ndarray, last_size: int) -> Block:
-        """The steps of `order` (steps, m): full batches, but for the last, which holds `last_size` examples."""
-        sizes = np.full(len(order), order.shape[1], np.int32)
-        sizes[-1] = last_size
-        return Block(self.data, *jax.device_put((order, sizes)))
+    def _blocks(self, first: int, last: int) -> Iterator[Block]:
+        """The batches first … last-1 of the stream."""
+        tables, sizes, passes = [], [], []
+        for number in range(first // self._per_pass, -(-last // self._per_pass)):
+            start = number * self._per_pass
+            cut = slice(max(first - start, 0), min(last - start, self._per_pass))
+            table, table_sizes = self._pass(number)
+            tables.append(table[cut])
+            sizes.append(table_sizes[cut])
+            passes.append(np.full(len(tables[-1]), number, np.uint32))
+        yield from self._cut(np.concatenate(tables), np.concatenate(sizes), np.concatenate(passes))
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _cut(self, order: np.ndarray, sizes: np.ndarray, passes: np.ndarray) -> Iterator[Block]:
+        """One block; with exact tails a block for every run of batches of one size."""
+        edges = np.flatnonzero(np.diff(sizes)) + 1 if self.exact_tail else []
+        for rows, size, number in zip(*(np.split(a, edges) for a in (order, sizes, passes)), strict=True):
+            rows = rows[:, : size[0]] if self.exact_tail else rows
+            yield Block(self.data, *jax.device_put((rows, size, number)))
+
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of all batches of a pass (steps, m), padded with the last row, and how many of them are examples."""
+        order = self._order(number)
+        padding = self._per_pass * self.batch_size - self.n
+        rows = np.concatenate([order, np.full(padding, order[-1], order.dtype)]).reshape(-1, self.batch_size)
+        sizes = np.full(self._per_pass, self.batch_size, np.int32)
+        sizes[-1] -= padding
+        return rows, sizes
+
+    def _order(self, number: int) -> np.ndarray:
         if self.shuffle == "batch":
-            return block_order(self.n, self.batch_size, self.seed, epoch)
+            return block_order(self.n, self.batch_size, self.seed, number)
         if self.shuffle:
-            return epoch_order(self.n, self.seed, epoch)
+            return epoch_order(self.n, self.seed, number)
         return np.arange(self.n, dtype=np.int32)

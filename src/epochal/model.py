@@ -20,6 +20,7 @@ from epochal.arguments import (
     check_shuffle,
     checked_batch_size,
     checked_epochs,
+    checked_steps,
     is_count,
     predict_chunks,
     validation_due,
@@ -153,6 +154,8 @@ class Model(Layer):
         class_weight: Checked = None,
         sample_weight: Any = None,
         initial_epoch: Checked = 0,
+        steps_per_epoch: Checked = None,
+        validation_steps: Checked = None,
         validation_batch_size: Checked = None,
         validation_freq: Checked = 1,
     ) -> History:
@@ -171,6 +174,9 @@ class Model(Layer):
             class_weight: class -> weight in the training loss.
             sample_weight: weights in the loss and the weighted metrics, shape (n,), or (n, t) for sequences.
             initial_epoch: index of the first epoch to run.
+            steps_per_epoch: batches per epoch, from a stream that passes over the data again and again, each pass in a
+                new order; None is one pass, -1 an epoch that only `stop_training` ends.
+            validation_steps: validate on the first so many batches only, the same ones every time.
             validation_batch_size: as `batch_size`, which is the default.
             validation_freq: validate every so many epochs, or a container of epochs counted from 1.
 
@@ -192,12 +198,14 @@ class Model(Layer):
         check_labels(steps, examples, held_out)
         self._training.start_optimizer(steps.parts)
         seed = next_seed()
-        feed = self._training.feed(examples, batch_size, shuffle, seed, steps)
+        per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
+        feed = self._training.feed(examples, batch_size, shuffle, seed, steps, per_epoch)
         due = validation_due(validation_freq)
         held = None
         if held_out is not None:
             size = validation_batch_size if validation_batch_size is not None else batch_size
-            held = self._training.feed(held_out, size, False, 0, steps)
+            first = checked_steps("validation_steps", validation_steps)
+            held = self._training.feed(held_out, size, False, 0, steps, first, again=False)
         params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
         history = self._training.history = History()
         session = self._training.session(steps, [callbacks, history], display_for(verbose), params)
@@ -222,6 +230,7 @@ class Model(Layer):
         batch_size: Checked = None,
         verbose: Checked = "auto",
         sample_weight: Any = None,
+        steps: Checked = None,
         callbacks: Any = None,
         return_dict: bool = False,
     ) -> Any:
@@ -231,6 +240,7 @@ class Model(Layer):
             x, y, sample_weight: data as in `fit`.
             batch_size: examples per step, default 32; the result does not depend on it.
             verbose: as in `fit`.
+            steps: look at the first so many batches only.
             callbacks: their test hooks are called.
             return_dict: return name -> value.
 
@@ -243,25 +253,34 @@ class Model(Layer):
         """
         recipe = self._training.ready_to("evaluate")
         examples = self._training.aligned(sources.as_examples(x, y, sample_weight, method="evaluate"))
-        steps = self._training.steps(examples, recipe)
-        check_labels(steps, examples)
-        feed = self._training.feed(examples, batch_size, False, 0, steps)
+        programs = self._training.steps(examples, recipe)
+        check_labels(programs, examples)
+        first = checked_steps("steps", steps)
+        feed = self._training.feed(examples, batch_size, False, 0, programs, first, again=False)
         display = display_for(verbose)
         params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
-        session = self._training.session(steps, [callbacks], display, params)
+        session = self._training.session(programs, [callbacks], display, params)
         with running(session):
             display.epoch_begin(0, feed.steps)
             logs = loop.test(session, feed)
             display.epoch_end(0, logs)
         return _reported(logs, return_dict)
 
-    def predict(self, x: Any, batch_size: Checked = None, verbose: Checked = "auto", callbacks: Any = None) -> Any:
+    def predict(
+        self,
+        x: Any,
+        batch_size: Checked = None,
+        verbose: Checked = "auto",
+        steps: Checked = None,
+        callbacks: Any = None,
+    ) -> Any:
         """The model's outputs for all examples, as NumPy arrays; the model need not be compiled.
 
         Args:
             x: inputs as in `fit`.
             batch_size: examples per step, default 32; the result does not depend on it.
             verbose: as in `fit`.
+            steps: take the first so many batches only.
             callbacks: their predict hooks are called.
 
         Returns:
@@ -270,9 +289,11 @@ class Model(Layer):
         self._training.refuse_tracing("predict")
         examples = self._training.matched(sources.as_examples(x, method="predict"))
         size = checked_batch_size(batch_size, examples.n)
-        steps = self._training.predict_steps()
+        first = checked_steps("steps", steps)
+        if first is not None:
+            examples = examples.rows(0, min(first * size, examples.n))
         params = {"verbose": verbose, "epochs": 1, "steps": -(-examples.n // size), "batch_size": size}
-        session = self._training.session(steps, [callbacks], display_for(verbose), params)
+        session = self._training.session(self._training.predict_steps(), [callbacks], display_for(verbose), params)
         with running(session):
             batches = loop.predict(session, predict_chunks(examples, size, row_independent(self)), params["steps"])
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)

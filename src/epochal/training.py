@@ -186,12 +186,29 @@ class Training:
         if averages is not None:
             parts.publish(tuple(jnp.array(a, copy=True) for a in averages), parts.collect()[1])
 
-    def feed(self, examples: Examples, batch_size: Any, shuffle: bool | str, seed: int, steps: Steps) -> ArrayFeed:
-        """The examples as batches; `exact_tail` where code of a user\'s may look across the batch."""
-        objective = steps.objective
+    def feed(
+        self,
+        examples: Examples,
+        batch_size: Any,
+        shuffle: bool | str,
+        seed: int,
+        programs: Steps,
+        steps: int | None = None,
+        again: bool = True,
+    ) -> ArrayFeed:
+        """The examples as batches; short ones keep their shape where code of a user's may look across the batch.
+
+        Args:
+            steps: batches per epoch; None is all of them once.
+            again: with more `steps` than there are batches, start over.
+        """
+        objective = programs.objective
         assert objective is not None
         exact_tail = not (objective.row_independent and row_independent(self._model))
-        return ArrayFeed(examples, checked_batch_size(batch_size, examples.n), shuffle, seed, exact_tail)
+        size = checked_batch_size(batch_size, examples.n)
+        if steps is not None and not again:
+            steps = min(steps, -(-examples.n // size))
+        return ArrayFeed(examples, size, shuffle, seed, exact_tail, steps)
 
     def one_batch(self, kind: str, steps: Steps, examples: Examples, alone: bool) -> Logs:
         """Trains or tests with all examples as one batch; values of it alone, or running ones."""

@@ -1,0 +1,64 @@
+"""Batches: every example once per pass, in whatever way the passes are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epochal.feed import ArrayFeed, take
+from epochal.sources import as_examples
+
+SIZES = {"n": st.integers(1, 60), "m": st.integers(1, 25)}
+
+
+def batches(feed: ArrayFeed, epoch: int) -> list[list[int]]:
+    """The examples' numbers, batch by batch, padding left out."""
+    found = []
+    for block in feed.epoch(epoch):
+        for step in range(block.steps):
+            batch = take(block, step, feed.padded)
+            rows = np.asarray(batch.x)[:, 0]
+            size = int(batch.size)
+            if batch.rows is not None:
+                assert np.asarray(batch.rows).tolist() == [1] * size + [0] * (len(rows) - size)
+            found.append(rows[:size].astype(int).tolist())
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(**SIZES, shuffle=st.sampled_from([True, False, "batch"]), exact=st.booleans(), epoch=st.integers(0, 5))
+def test_an_epoch_is_every_example_once(n: int, m: int, shuffle: bool | str, exact: bool, epoch: int) -> None:
+    feed = ArrayFeed(as_examples(np.arange(n)[:, None]), m, shuffle, 3, exact)
+    found = batches(feed, epoch)
+    assert len(found) == feed.steps == -(-n // min(m, n))
+    assert sorted(row for batch in found for row in batch) == list(range(n))
+    assert all(len(batch) == min(m, n) for batch in found[:-1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(**SIZES, steps=st.integers(1, 7), exact=st.booleans())
+def test_epochs_of_some_steps_cut_the_same_stream_of_passes(n: int, m: int, steps: int, exact: bool) -> None:
+    data = as_examples(np.arange(n)[:, None])
+    whole = ArrayFeed(data, m, True, 1, exact)
+    stream = [batch for number in range(8) for batch in batches(whole, number)]
+    some = ArrayFeed(data, m, True, 1, exact, steps)
+    for epoch in range(8 * (whole.steps or 1) // steps):
+        assert batches(some, epoch) == stream[epoch * steps : (epoch + 1) * steps]
+
+
+def test_ids_are_new_in_every_pass_and_the_same_however_batches_are_cut() -> None:
+    data = as_examples(np.arange(10)[:, None])
+
+    def ids(m: int, steps: int | None, epoch: int) -> dict[tuple[int, int], int]:
+        found = {}
+        for block in ArrayFeed(data, m, False, 0, True, steps).epoch(epoch):
+            for step in range(block.steps):
+                batch = take(block, step, False)
+                for row, number in zip(np.asarray(batch.x)[:, 0], np.asarray(batch.ids), strict=True):
+                    found[int(block.passes[step]), int(row)] = int(number)
+        return found
+
+    assert ids(3, None, 1) == ids(10, None, 1) == ids(7, None, 1)
+    both = ids(5, 4, 0)
+    assert len(set(both.values())) == 20
