@@ -145,14 +145,14 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
     if not isinstance(data, dict):
         return data
     readers: dict[str, Callable[[Any], Any]] = {
-        "array": lambda v: np.asarray(v, dtype=data["dtype"]),
+        "array": lambda v: np.asarray(v, dtype=data.get("dtype")),
         "tuple": lambda v: tuple(deserialize(v, custom_objects)),
         "slice": lambda v: slice(*v),
         "ellipsis": lambda v: ...,
         "pairs": lambda v: dict(deserialize(v, custom_objects)),
         "dict": lambda v: {k: deserialize(item, custom_objects) for k, item in v.items()},
         "function": lambda v: _known("function", v, _FUNCTIONS, custom_objects),
-        "class": lambda v: _made(v, data["config"], custom_objects),
+        "class": lambda v: _made(v, data.get("config"), custom_objects),
     }
     for kind, read in readers.items():
         if kind in data:
@@ -162,6 +162,8 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
 
 def _made(name: Any, config: Any, custom_objects: Mapping[str, Any] | None) -> Any:
     cls = _known("class", name, _REGISTRY, custom_objects)
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected the arguments of {name!r} as a dict, got {config!r}.")
     return cls.from_config({k: deserialize(v, custom_objects) for k, v in config.items()})
 
 
