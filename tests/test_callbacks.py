@@ -156,24 +156,22 @@ def test_early_stopping_does_not_take_a_first_nan_for_the_best() -> None:
 
 @pytest.mark.parametrize("stops", [True, False])
 def test_early_stopping_restores_the_best_weights_whether_or_not_it_stopped(stops: bool) -> None:
-    stop = callbacks.EarlyStopping("accuracy", patience=1 if stops else 100, restore_best_weights=True)
+    stop = callbacks.EarlyStopping("score", patience=1 if stops else 100, mode="max", restore_best_weights=True)
     kept: dict[int, list[np.ndarray]] = {}
 
-    class Worsen(callbacks.Callback):
-        """After epoch 1 the weights become useless."""
-
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            if epoch > 1:
-                self.model.set_weights([np.zeros_like(w) for w in self.model.get_weights()])
+    class Score(callbacks.Callback):
+        """Epoch 1 is the best."""
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["score"] = [1.0, 2.0, 0.5, 1.5][epoch]
             kept[epoch] = self.model.get_weights()
 
-    model = classifier(optimizer=keras.optimizers.Adam(0.02))
-    history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[Worsen(), stop])
+    model = classifier()
+    history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[Score(), stop])
     assert stop.best_epoch == 1
     assert len(history.epoch) == (3 if stops else 4)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), kept[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(kept[2], kept[1], strict=True))
 
 
 def test_an_absent_value_is_said_with_what_there_is() -> None:

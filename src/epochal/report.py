@@ -119,16 +119,20 @@ def _scale(axes: Any, name: str, drawn: list[float]) -> None:
 
 
 def say(label: str, text: str) -> None:
-    """A line with a bold word before it; a long text goes on under itself."""
+    """A line with a bold word before it; a long text goes on under itself on a terminal, and stays one line in a file."""
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print(f"{label:<11} {text}")
+        return
     grid = Grid.grid(padding=(0, 2, 0, 0))
     grid.add_column(min_width=10, no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row(Text(label, style="bold"), Text(text))
-    Console(highlight=False).print(grid)
+    console.print(grid)
 
 
 def listed(words: Sequence[str], most: int) -> str:
