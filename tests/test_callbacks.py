@@ -270,3 +270,9 @@ def test_history_draws_its_curves(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert history.examples_per_second > 0
     assert history.seconds > history.compile_seconds > 0
+
+
+def test_a_schedule_of_the_optimizer_is_not_overruled_in_silence() -> None:
+    model = classifier(optimizer=keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)))
+    with pytest.raises(TypeError, match="follows a schedule"):
+        model.fit(X, Y, verbose=0, callbacks=callbacks.LearningRateScheduler(lambda epoch: 0.1))

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from epochal import tasks
+from epochal import runfolder, tasks
 from epochal.cli import main
 from epochal.models import load_model
 from epochal.runfolder import read_history
 from epochal.tables import Preprocessing, Target, prepare, read_source
 
-PROGRAM = [sys.executable, "-m", "epochal.cli"]
+PROGRAM = [sys.executable, "-m", "epochal"]
 
 
 def houses(n=120, seed=0):
@@ -459,3 +459,33 @@ def test_interrupted_run_is_kept(tmp_path):
     prepared = prepare(read_source("iris"))
     values = model.evaluate(prepared.x_validation, prepared.y_validation, verbose=0, return_dict=True)
     assert values["loss"] == pytest.approx(summary["metrics"]["val_loss"], rel=1e-5)
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
+    made = [runfolder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
+    assert [folder.name for folder in made] == ["now-iris", "now-iris-2", "now-iris-3"]
+    assert runfolder.make_folder(made[0], exact=True) == made[0]
+
+
+def test_a_network_of_logits_gets_a_softmax(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from epochal import Sequential, layers\n"
+        "def build(input_shape, n_outputs):\n"
+        "    return Sequential([layers.Flatten(), layers.Dense(n_outputs)])\n"
+    )
+    folder = tmp_path / "run"
+    command = ["fit", "iris", "--model", f"{tmp_path / 'net.py'}:build", "--run-dir", str(folder), "--epochs", "60"]
+    assert main([*command, "--learning-rate", "0.05"]) == 0
+    assert "a softmax is added" in capsys.readouterr().out
+    assert read_json(folder / "summary.json")["metrics"]["val_accuracy"] > 0.8
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    folder = tmp_path / "run"
+    command = f"{sys.executable} -m epochal fit iris --epochs 3 --no-plot --run-dir {folder} | head -n 2"
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=120)
+    for _ in range(200):
+        if (folder / "summary.json").exists():
+            break
+        time.sleep(0.1)
+    assert read_json(folder / "summary.json")["epochs"] == 3

@@ -385,3 +385,35 @@ def test_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:
         small().fit(x, y, batch_size=1, verbose=0)
     assert sum(lasts) == 1700
     assert max(lasts) > 8
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e6])
+def test_r2_is_exact_where_the_targets_are_far_from_zero(mean: float) -> None:
+    """Keras's sums of squares lose the variance: diabetes plus a million gives an R2 above 1 there."""
+    x, y = diabetes(300)
+    y = (16 * y).round().astype(np.float32)
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
+    model.compile("sgd", "mse", metrics=["r2_score"])
+    model.set_weights([np.linspace(-4, 8, 10).round()[:, None], np.array([mean])])
+    predicted = model.predict(x, verbose=0)[:, 0].astype(np.float64)
+    target = y.astype(np.float64) + mean
+    expected = 1 - np.sum((target - predicted) ** 2) / np.sum((target - target.mean()) ** 2)
+    found = model.evaluate(x, y + np.float32(mean), verbose=0, return_dict=True)["r2_score"]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_keras_layers_that_count_may_use_assign_add() -> None:
+    class Counting(layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            if training:
+                self.calls.assign_add(1.0)
+            return x
+
+    counting = Counting()
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,)), counting])
+    model.compile("sgd", "mse")
+    model.fit(*diabetes(96), epochs=2, verbose=0)
+    assert counting.calls.numpy() == 6

@@ -30,7 +30,7 @@ BAD_FITS: dict[str, tuple[dict[str, Any], str]] = {
     "no data": ({}, "expected x, got None"),
     "wrong width": ({"x": X[:, :5], "y": Y}, r"shape \(n, 64\).*got \(64, 5\)"),
     "wrong rank": ({"x": X.reshape(-1, 8, 8), "y": Y}, r"shape \(n, 64\).*got \(64, 8, 8\)"),
-    "two inputs": ({"x": [X, X], "y": Y}, "1 input.*got 2"),
+    "two inputs": ({"x": [X, X], "y": Y}, "one array.*got a list of 2"),
     "sizes": ({"x": X, "y": Y[:-1]}, "x: 64, y: 63"),
     "no targets": ({"x": X}, "has the loss.*expected y"),
     "label too large": ({"x": X, "y": Y + 1}, "10 classes.*holds 10"),
@@ -337,3 +337,12 @@ def test_G4_validation_steps_score_the_same_first_batches_every_epoch() -> None:
     assert history["val_loss"] == [first[0]] * 3
     assert model.evaluate(X, Y, steps=1, verbose=0) == first
     assert model.predict(X, steps=1, verbose=0).shape == (32, 10)
+
+
+def test_a_metric_that_does_not_fit_the_targets_is_named() -> None:
+    model = classifier()
+    model.compile("adam", "ce", metrics=[keras.metrics.AUC(name="area")])
+    with pytest.raises(ValueError, match=r"Metric 'area' of output .*\(n, 10\)"):
+        model.fit(X, Y, verbose=0)
+    with pytest.raises(ValueError, match=r"Expected one array as x .* got a dict of 1"):
+        model.fit({"a": X}, Y, verbose=0)

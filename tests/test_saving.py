@@ -161,3 +161,11 @@ def test_a_damaged_description_gives_a_clean_error(tmp_path: Path, part: Any) ->
     (folder / "config.json").write_text(json.dumps({"format": 1, "model": part, "inputs": part}))
     with pytest.raises((ValueError, FileNotFoundError)):
         keras.models.load_model(folder)
+
+
+def test_a_file_of_keras_is_called_so(tmp_path: Path) -> None:
+    import keras as real
+
+    real.Sequential([real.Input((2,)), real.layers.Dense(1)]).save(tmp_path / "theirs.keras")
+    with pytest.raises(ValueError, match="saved by Keras"):
+        keras.models.load_model(tmp_path / "theirs.keras")

@@ -91,7 +91,9 @@ def check_inputs(name: str, expected: Any, x: Any) -> None:
     """Raises ValueError when data has another structure or shape than the model was built for."""
     want, got = jax.tree_util.tree_flatten_with_path(expected)[0], jax.tree_util.tree_flatten_with_path(x)[0]
     if [p for p, _ in want] != [p for p, _ in got]:
-        raise ValueError(f"Expected {len(want)} input(s) for model {name!r} as it was built, got {len(got)}.")
+        kind = f"a {type(x).__name__} of {len(got)}" if not hasattr(x, "shape") else "one array"
+        wanted = "one array" if hasattr(expected, "shape") else f"a {type(expected).__name__} of {len(want)}"
+        raise ValueError(f"Expected {wanted} as x for model {name!r}, got {kind}.")
     for (path, spec), (_, array) in zip(want, got, strict=True):
         if spec.shape[1:] != tuple(array.shape[1:]):
             raise ValueError(described_inputs("x" + jax.tree_util.keystr(path), name, spec.shape, array.shape))

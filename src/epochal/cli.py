@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,10 @@ class Predict:
     """Replace the file if it exists."""
 
 
+# Ctrl-C was pressed: set by the program's handler (`epochal.__main__`), looked at before every epoch.
+pressed = threading.Event()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -173,7 +178,7 @@ def fit(options: Fit, command: str) -> int:
     network, own = _network(options, prepared)
     size = _batch_size(options.batch_size, len(prepared.x))
     _say_network(options, network, own, size, -(-len(prepared.x) // size))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = runfolder.make_folder(folder, exact=options.run_dir is not None)
     say("run folder", f"{folder}{os.sep}")
     print(flush=True)
     return _train(options, command, folder, table.source, prepared, network, size)
@@ -212,7 +217,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
                 epochs=options.epochs,
                 verbose=options.verbose,
                 validation_data=(prepared.x_validation, prepared.y_validation),
-                callbacks=[stopping, log],
+                callbacks=[stopping, log, callbacks.LambdaCallback(on_epoch_begin=_stop_if_pressed)],
             )
     except InputError:
         if not any(folder.iterdir()):  # refused before the first line of the log
@@ -231,6 +236,11 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     saved = _save(options, folder, summary, prepared.preprocessing, network)
     _say_result(options, summary, folder, saved)
     return {"done": 0, "diverged": 1}.get(summary["status"], 130)
+
+
+def _stop_if_pressed(epoch: int, logs: Any) -> None:
+    if pressed.is_set():
+        raise KeyboardInterrupt
 
 
 def _summary(settings: dict[str, Any], record: Any, interrupted: bool, seconds: float) -> dict[str, Any]:
@@ -293,7 +303,10 @@ def _network(options: Fit, prepared: Prepared) -> tuple[Any, bool]:
     target, shape, n = prepared.preprocessing.target, prepared.preprocessing.input_shape, len(prepared.x)
     if options.model is not None:
         network = tasks.network_from_file(options.model, shape, target, n)
-        return network, tasks.finish_network(network, target, prepared.x, options.learning_rate)
+        network, own, added = tasks.finish_network(network, target, prepared.x, options.learning_rate)
+        if added is not None:
+            say("network", f"its outputs are no probabilities: a {added} is added")
+        return network, own
     network = tasks.default_network(shape, target, n)
     tasks.compile_for(network, target, options.learning_rate)
     return network, False
@@ -483,7 +496,3 @@ def _say_result(options: Fit, summary: dict[str, Any], folder: Path, problem: st
         say("not saved", problem)
     files = ["model/"] * (problem is None) + ["curves.png"] * options.plot
     say("run folder", f"{folder}{os.sep}  {', '.join([*files, 'history.csv', 'summary.json', 'log.jsonl'])}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -125,9 +125,15 @@ def _function_name(value: Any) -> str:
         if function is value:
             return name
     raise TypeError(
-        f"Cannot write down {value!r}: it is neither data, nor an object with get_config(), nor a registered function. "
+        f"Cannot write down {_short(value)}: neither data, nor made with get_config(), nor a registered function. "
         "Register it with epochal.saving.register_keras_serializable, or save the weights alone with save_weights()."
     )
+
+
+def _short(value: Any) -> str:
+    """A class's name, or a function's; never a long repr."""
+    name = getattr(value, "__qualname__", None)
+    return f"the function {name}" if name is not None else f"a {type(value).__qualname__}"
 
 
 def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:

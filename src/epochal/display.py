@@ -80,7 +80,7 @@ class Bar(Display):
             print(f"Epoch {epoch + 1}/{self._epochs}", flush=True)
         self._progress = Progress(
             TextColumn("{task.fields[count]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[info]}", markup=False, table_column=Column(overflow="fold")),
             auto_refresh=False,
             console=Console(file=sys.stdout),

@@ -24,6 +24,7 @@ class Batch(NamedTuple):
         rows: (m,) float32, 1 for an example and 0 for padding; None when the batch has no room for padding.
         size: number of examples, a float32 scalar.
         ids: (m,) uint32 example ids.
+        pivot: one row of targets per output, the same for all batches; see `Metric.shift_invariant`.
     """
 
     x: Any
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     rows: Array | None
     size: Array
     ids: Array
+    pivot: Any = None
 
 
 class Block(NamedTuple):
@@ -64,7 +66,8 @@ def take(block: Block, step: Array | int, padded: bool) -> Batch:
     # An example has another id in every pass, so that a second pass in one epoch draws other masks. The factor is odd
     # and large: ids of different examples and passes do not meet.
     ids = rows.astype(jnp.uint32) + block.passes[step] * jnp.uint32(2654435769)
-    return Batch(x, y, weight, mask, size.astype(jnp.float32), ids)
+    pivot = jax.tree.map(lambda a: a[:1], block.data[1])
+    return Batch(x, y, weight, mask, size.astype(jnp.float32), ids, pivot)
 
 
 class ArrayFeed:

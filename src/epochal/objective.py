@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +138,8 @@ class Objective:
         for i, loss in enumerate(self.losses):
             if loss is None:
                 continue
-            value = reduce_loss(loss, targets[i], predictions[i], weights[i], batch)
+            with _naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
+                value = reduce_loss(loss, targets[i], predictions[i], weights[i], batch)
             total = total + self.loss_weights[i] * value
             label = self.loss_labels[i]
             if label:
@@ -146,8 +148,19 @@ class Objective:
             weight = batch.rows
             if m.weighted and weights[m.output] is not None:
                 weight = weights[m.output] if batch.rows is None else _times_rows(weights[m.output], batch.rows)
-            sums[m.label] = m.metric.stats(targets[m.output], predictions[m.output], weight)
+            with _naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
+                target, prediction = self._shifted(m, targets, predictions, batch)
+                sums[m.label] = m.metric.stats(target, prediction, weight)
         return total, {"loss": {"total": total * batch.size, "count": batch.size}, **sums}
+
+    def _shifted(
+        self, m: _Measure, targets: Sequence[Any], predictions: Sequence[Array], batch: Batch
+    ) -> tuple[Any, Array]:
+        target, prediction = targets[m.output], predictions[m.output]
+        pivot = self._per_output(batch.pivot)[m.output]
+        if not m.metric.shift_invariant or pivot is None:
+            return target, prediction
+        return target - pivot, prediction - pivot
 
     def _per_output(self, values: Any) -> list[Any]:
         return list(values) if values is not None else [None] * len(self.outputs)
@@ -175,6 +188,15 @@ class Objective:
             by_label[name].value(s) if name in by_label else _mean(s) for name, s in zip(self.labels, sums, strict=True)
         ]
         return dict(zip(self.labels, map(_number, values), strict=True))
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Says which loss or metric refused its targets; shapes are those of any number n of examples."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
 
 
 def accumulate(sums: Array | np.ndarray, batch: Array) -> Array:

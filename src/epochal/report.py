@@ -119,7 +119,7 @@ def _scale(axes: Any, name: str, drawn: list[float]) -> None:
 
 
 def say(label: str, text: str) -> None:
-    """A line with a bold word before it; a long text goes on under itself on a terminal, and stays one line in a file."""
+    """A line with a bold word before it; a long text goes on under itself on a terminal, and is one line in a file."""
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text

@@ -35,6 +35,23 @@ def default_folder(source: str) -> Path:
     return tried
 
 
+def make_folder(folder: Path, exact: bool) -> Path:
+    """Makes the folder and returns it. Unless `exact`, one that is there already, since another run came first, is left
+    to it and a number is added to the name."""
+    if exact:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tried, number = folder, 2
+    while True:
+        try:
+            tried.mkdir()
+        except FileExistsError:
+            tried, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+        else:
+            return tried
+
+
 def check_free(folder: Path) -> None:
     """Raises `FileExistsError` if the folder already holds a run, `NotADirectoryError` if it is a file."""
     if folder.exists() and not folder.is_dir():

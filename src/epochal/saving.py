@@ -240,6 +240,11 @@ def _read_config(content: bytes, source: Path) -> dict[str, Any]:
         config = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: {CONFIG} is damaged: {error}") from error
+    if isinstance(config, dict) and "class_name" in config:
+        raise ValueError(
+            f"{source} was saved by Keras. Load it there, build the same model here, and move the weights with "
+            "set_weights(keras_model.get_weights())."
+        )
     if not isinstance(config, dict) or not {"format", "model", "inputs"} <= set(config):
         raise ValueError(f"{source}: {CONFIG} describes no epochal model.")
     if config["format"] != FORMAT:

@@ -165,31 +165,37 @@ def network_from_file(spec: str, input_shape: tuple[int, ...], target: Target, n
     return model
 
 
-def finish_network(model: Any, target: Target, x: np.ndarray, learning_rate: float) -> bool:
-    """Checks a user's network on one example and, unless it is compiled, gives it the defaults of `network_from_file`.
+def finish_network(model: Any, target: Target, x: np.ndarray, learning_rate: float) -> tuple[Any, bool, str | None]:
+    """Checks a user's network on examples and, unless it is compiled, gives it the defaults of `network_from_file`.
+
+    A classifier whose outputs are no probabilities gets a last layer that makes them so.
 
     Returns:
-        whether the model was compiled by the user.
+        the model, whether it was compiled by the user, and what was added to it, if anything.
 
     Raises:
         InputError: its outputs do not fit the target.
     """
-    from epochal import Sequential
+    from epochal import Sequential, layers
 
-    compiled = model.compiled
+    compiled, added = model.compiled, None
     if not compiled and target.task == "regression" and isinstance(model, Sequential):
         model.add(own_units(target))
     try:
-        found = np.shape(model.predict(x[:1], verbose=0))
+        outputs = np.asarray(model.predict(x[:64], verbose=0))
     except (ValueError, TypeError) as error:
         raise InputError(f"The network does not take examples of shape {x.shape[1:]}: {error}") from error
-    wanted = [(1, target.outputs)] + [(1, 1)] * (target.outputs == 2)
-    if found not in wanted:
+    width = outputs.shape[-1]
+    if outputs.ndim != 2 or width not in (target.outputs, *[1] * (target.outputs == 2)):
         what = f"{target.outputs} classes" if target.task == "classification" else "one value"
-        raise InputError(f"The network gives {found[1:]} per example, expected ({target.outputs},) for {what}.")
+        raise InputError(f"The network gives {outputs.shape[1:]} per example, expected ({target.outputs},) for {what}.")
+    if not compiled and target.task == "classification" and (outputs.min() < 0 or outputs.max() > 1):
+        added = "sigmoid" if width == 1 else "softmax"
+        model = Sequential([model, layers.Activation(added, name="probabilities")], name=model.name)
+        model.predict(x[:1], verbose=0)
     if not compiled:
-        compile_for(model, target, learning_rate, found[-1])
-    return compiled
+        compile_for(model, target, learning_rate, width)
+    return model, compiled, added
 
 
 def class_probabilities(outputs: np.ndarray) -> np.ndarray:

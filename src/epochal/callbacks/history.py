@@ -49,6 +49,7 @@ class History(Callback):
             a matplotlib `Figure`.
         """
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         names = [n for n in self.history if not n.startswith("val_")]
         figure = Figure(figsize=(5 * max(len(names), 1), 3.6), layout="constrained")
@@ -60,6 +61,7 @@ class History(Callback):
                 if values:
                     axes.plot(epochs[-len(values) :], values, label=label, marker="." if len(values) < 30 else None)
             axes.set(xlabel="epoch", title=name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend()
         if path is not None:
             figure.savefig(path)

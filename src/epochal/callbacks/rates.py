@@ -28,9 +28,10 @@ class LearningRateScheduler(Callback):
         takes_rate = len(inspect.signature(self.schedule).parameters) > 1
         rate = self.schedule(epoch, optimizer.learning_rate) if takes_rate else self.schedule(epoch)
         try:
-            optimizer.learning_rate = float(rate)
+            number = float(rate)
         except TypeError as error:
             raise ValueError(f"Expected the schedule to return a number, got {rate!r}.") from error
+        optimizer.learning_rate = number
         if self.verbose:
             print(f"Epoch {epoch + 1}: learning rate {float(rate):.6g}.")
 

@@ -21,28 +21,32 @@ from epochal.random import next_key
 _made = itertools.count()  # weights are listed in the order they were made
 
 
-class Weight(nnx.Param):
+class _Assignable:
+    """Keras's ways to read and change a variable."""
+
+    def assign(self: Any, value: Any) -> None:
+        """Replaces the value; the shape must stay."""
+        assign(self, value)
+
+    def assign_add(self: Any, value: Any) -> None:
+        """Adds to the value."""
+        assign(self, self.get_value() + value)
+
+    def assign_sub(self: Any, value: Any) -> None:
+        """Takes from the value."""
+        assign(self, self.get_value() - value)
+
+    def numpy(self: Any) -> np.ndarray:
+        """The value as a NumPy array."""
+        return np.asarray(self.get_value())
+
+
+class Weight(_Assignable, nnx.Param):
     """An array that training changes."""
 
-    def assign(self, value: Any) -> None:
-        """Replaces the value; the shape must stay."""
-        assign(self, value)
 
-    def numpy(self) -> np.ndarray:
-        """The value as a NumPy array."""
-        return np.asarray(self.get_value())
-
-
-class Buffer(nnx.Variable):
+class Buffer(_Assignable, nnx.Variable):
     """An array that belongs to a layer but is not trained: moving statistics and the like."""
-
-    def assign(self, value: Any) -> None:
-        """Replaces the value; the shape must stay."""
-        assign(self, value)
-
-    def numpy(self) -> np.ndarray:
-        """The value as a NumPy array."""
-        return np.asarray(self.get_value())
 
 
 def assign(variable: nnx.Variable, value: Any) -> None:

@@ -33,6 +33,10 @@ class Metric(Configurable):
         name: the name in logs; the class's name in snake case by default.
     """
 
+    # Whether the value stays the same when one number is taken off all targets and predictions (of an output). If so,
+    # training takes the first target off, and float32 sums stay exact where the targets' mean is far from 0.
+    shift_invariant = False
+
     # What update_state has summed up, on the host; None before the first update.
     _sums: Any = None
 

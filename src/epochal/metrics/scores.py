@@ -93,7 +93,8 @@ class R2Score(Metric):
     """The share of the targets' variance that is explained: 1 - sum((y - p)²) / sum((y - mean y)²).
 
     A constant target gives 1 if it is predicted exactly (Keras: NaN) and 0 if not. The variance comes from float32 sums
-    of y and y², which are too coarse where the targets' mean is more than some hundred standard deviations from 0.
+    of y and y², taken in training from the first target on; in stand-alone use they are too coarse where the targets'
+    mean is more than some hundred standard deviations from 0.
 
     Args:
         class_aggregation: "uniform_average" of the outputs, "variance_weighted_average", or None for each output.
@@ -103,6 +104,8 @@ class R2Score(Metric):
     Raises:
         ValueError: an unknown aggregation, a negative number, or predictions that are not (n, outputs).
     """
+
+    shift_invariant = True
 
     def __init__(
         self,
