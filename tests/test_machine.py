@@ -417,3 +417,14 @@ def test_keras_layers_that_count_may_use_assign_add() -> None:
     model.compile("sgd", "mse")
     model.fit(*diabetes(96), epochs=2, verbose=0)
     assert counting.calls.numpy() == 6
+
+
+def test_all_first_weights_are_drawn_in_one_compiled_call() -> None:
+    def stack(width: int) -> keras.Sequential:
+        return keras.Sequential([layers.Input((width,)), *[layers.Dense(width + i, "relu") for i in range(8)]])
+
+    stack(5)  # what making a random key compiles is not counted
+    with Compilations() as compiled:
+        model = stack(17)
+    assert compiled.count == 1
+    assert all(w.std() > 0 for w in model.get_weights()[::2])
