@@ -78,6 +78,11 @@ def check_shuffle(shuffle: Any) -> None:
         raise ValueError(f'Expected shuffle to be True, False or "batch", got {shuffle!r}.')
 
 
+def check_view(view_metrics: Any) -> None:
+    if view_metrics not in (False, "auto"):
+        raise ValueError(f'Expected view_metrics=False or "auto" (there is no live page yet), got {view_metrics!r}.')
+
+
 def validation_due(freq: Any) -> Callable[[int], bool]:
     """Whether epoch e, counted from 1, is to be validated."""
     if is_count(freq):
@@ -97,6 +102,21 @@ def check_inputs(name: str, expected: Any, x: Any) -> None:
     for (path, spec), (_, array) in zip(want, got, strict=True):
         if spec.shape[1:] != tuple(array.shape[1:]):
             raise ValueError(described_inputs("x" + jax.tree_util.keystr(path), name, spec.shape, array.shape))
+
+
+def same_shapes(expected: Any, x: Any) -> bool:
+    """Whether data has the structure and, but for the number of rows, the shapes of `expected`."""
+    want, structure = jax.tree.flatten(expected)
+    got, other = jax.tree.flatten(x)
+    return structure == other and all(a.shape[1:] == tuple(b.shape[1:]) for a, b in zip(want, got, strict=True))
+
+
+def fits_declared(shape: Sequence[int | None] | None, x: Any) -> bool:
+    """Whether an input agrees with the declared shape of one example; always, where none was declared."""
+    if shape is None:
+        return True
+    sizes = x.shape[1:] if hasattr(x, "shape") else ()
+    return len(sizes) == len(shape) and all(a in (None, b) for a, b in zip(shape, sizes, strict=True))
 
 
 def described_inputs(label: str, model: str, expected: Sequence[int | None], found: Sequence[int]) -> str:
@@ -130,29 +150,64 @@ def per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
     raise ValueError(f"Expected {what} with one array per output ({list(names)}), got one array.")
 
 
-def with_class_weight(examples: Examples, class_weight: Checked, outputs: Any) -> Examples:
+def with_class_weight(examples: Examples, class_weight: Checked, names: Sequence[str], outputs: Any) -> Examples:
+    """The examples with their classes' weights multiplied into the sample weights.
+
+    Args:
+        examples: targets and weights as one array per output.
+        class_weight: class -> weight; for several outputs a dict of these by output.
+        names: of the outputs.
+        outputs: shape and type of what the model returns.
+
+    Raises:
+        ValueError: not such a dict, or targets that are no classes.
+    """
     if not isinstance(class_weight, Mapping):
         raise ValueError(f"Expected class_weight to be a dict of class -> weight, got {class_weight!r}.")
-    if examples.y is None or len(examples.y) != 1:
-        raise ValueError("class_weight needs a model with one output and targets y.")
-    shape = jax.tree.leaves(outputs)[0].shape
-    one_hot = kind_by_shape(examples.y[0].shape, shape) == "categorical"
-    weights = sources.class_weights(examples.y[0], class_weight, one_hot)
-    if examples.weight is not None:
-        given = examples.weight[0]
-        weights = given * weights.reshape(weights.shape + (1,) * (given.ndim - weights.ndim))
-    return Examples(examples.x, examples.y, [weights], examples.n)
+    by_output = class_weight
+    if not class_weight or not all(isinstance(value, Mapping) for value in class_weight.values()):
+        if len(names) > 1:
+            raise ValueError(
+                "A model with several outputs needs class_weight={output: {class: weight}} for some of its outputs "
+                f"{list(names)}, got {class_weight!r}."
+            )
+        by_output = {names[0]: class_weight}
+    if examples.y is None:
+        raise ValueError("class_weight needs targets y.")
+    for name in by_output:
+        if name not in names:
+            raise ValueError(f"Unknown output {name!r} in class_weight; the outputs are {list(names)}.")
+    weights: list[Any] = list(examples.weight) if examples.weight is not None else [None] * len(names)
+    for i, (name, spec) in enumerate(zip(names, jax.tree.leaves(outputs), strict=True)):
+        if name in by_output and examples.y[i] is not None:
+            one_hot = kind_by_shape(examples.y[i].shape, spec.shape) == "categorical"
+            own = sources.class_weights(examples.y[i], by_output[name], one_hot)
+            weights[i] = own if weights[i] is None else sources.product(own, weights[i])
+    return Examples(examples.x, examples.y, weights, examples.n)
 
 
-def predict_chunks(examples: Examples, size: int, padded: bool) -> Iterator[tuple[Any, int]]:
-    """Pieces of x with the number of true rows in each; padding repeats the last row."""
+def array_chunks(examples: Examples, size: int, padded: bool) -> Iterator[tuple[Any, int]]:
+    """Pieces of x with the number of true rows in each; short ones are padded to the size of a full one."""
     width = size
     if (padded and examples.n < DEFAULT_BATCH_SIZE) or size == examples.n:
         width = next((w for w in PREDICT_LADDER if w >= size), size) if padded else size
     for start in range(0, examples.n, size):
         piece = examples.rows(start, min(start + size, examples.n))
-        if padded and piece.n < width:
-            repeat = np.minimum(np.arange(width), piece.n - 1)
-            yield jax.tree.map(lambda a: np.asarray(a)[repeat], piece.x), piece.n  # noqa: B023  (used at once)
-        else:
-            yield piece.x, piece.n
+        x = sources.read_rows(piece.x, np.arange(piece.n)) if piece.lazy else piece.x
+        yield (_widened(x, piece.n, width) if padded else x), piece.n
+
+
+def stream_chunks(batches: Iterator[Examples], padded: bool) -> Iterator[tuple[Any, int]]:
+    """The same for batches as they come: shorter ones are padded to the size of the largest so far."""
+    width = 0
+    for batch in batches:
+        width = max(width, batch.n)
+        yield (_widened(batch.x, batch.n, width) if padded else batch.x), batch.n
+
+
+def _widened(x: Any, n: int, width: int) -> Any:
+    """Arrays of n rows with the last one repeated up to `width` rows."""
+    if n == width:
+        return x
+    rows = np.minimum(np.arange(width), n - 1)
+    return jax.tree.map(lambda a: np.asarray(a)[rows], x)

@@ -7,7 +7,10 @@ and reading it makes objects of registered classes only, so a file from a strang
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -21,6 +24,9 @@ _REGISTRY: dict[str, type] = {}
 _NAMES: dict[type, str] = {}
 # Functions that may be written down by name, e.g. activations: "activations/relu" -> function.
 _FUNCTIONS: dict[str, Callable] = {}
+# Classes and functions by names that users gave: for good, and inside a `custom_object_scope`.
+_CUSTOM: dict[str, Any] = {}
+_scoped: ContextVar[Mapping[str, Any]] = ContextVar("epochal_custom_objects", default=MappingProxyType({}))
 
 
 class _Arguments:
@@ -93,6 +99,25 @@ def register_functions(family: str, functions: Mapping[str, Callable]) -> None:
     _FUNCTIONS.update({f"{family}/{name}": function for name, function in functions.items()})
 
 
+def get_custom_objects() -> dict[str, Any]:
+    """Name -> class or function for what is read from files, besides what is registered. Add your own to it."""
+    return _CUSTOM
+
+
+@contextmanager
+def custom_object_scope(custom_objects: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, these classes and functions are known by their names when models are read, as in `get_custom_objects()`.
+
+    Args:
+        custom_objects: name -> class or function; those of an outer scope stay known.
+    """
+    token = _scoped.set({**_scoped.get(), **custom_objects})
+    try:
+        yield
+    finally:
+        _scoped.reset(token)
+
+
 def serialize(value: Any) -> Any:
     """`value` as plain JSON data.
 
@@ -121,7 +146,7 @@ def serialize(value: Any) -> Any:
 
 
 def _function_name(value: Any) -> str:
-    for name, function in _FUNCTIONS.items():
+    for name, function in {**_FUNCTIONS, **_CUSTOM, **_scoped.get()}.items():
         if function is value:
             return name
     raise TypeError(
@@ -176,7 +201,7 @@ def _made(name: Any, config: Any, custom_objects: Mapping[str, Any] | None) -> A
 def _known(kind: str, name: Any, table: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"Expected the name of a {kind}, got {name!r}.")
-    custom = custom_objects or {}
+    custom = {**_CUSTOM, **_scoped.get(), **(custom_objects or {})}
     if name.split("/")[-1] in custom:
         return custom[name.split("/")[-1]]
     if name in table:

@@ -1,10 +1,12 @@
-"""Class labels as one-hot rows."""
+"""Arrays brought to another form: class labels as one-hot rows, vectors to length 1."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 
 def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
@@ -31,3 +33,21 @@ def to_categorical(x: Any, num_classes: int | None = None) -> np.ndarray:
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"Expected classes 0 … {num_classes - 1}, got {labels.min()} … {labels.max()}.")
     return np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def normalize(x: Any, axis: int | None = -1, order: int | float = 2) -> np.ndarray | Array:
+    """`x` divided by its norm along `axis`; vectors of zeros stay.
+
+    Args:
+        x: any shape; one of JAX's arrays, or anything that NumPy reads.
+        axis: the axis of the vectors (Keras fails for axis 0 of a NumPy array); None takes all values as one vector.
+        order: of the norm: 2 is Euclid's, 1 the sum of sizes.
+
+    Returns:
+        floats of the same shape: one of JAX's arrays if that was given, else NumPy's.
+    """
+    library: Any = jnp if isinstance(x, Array) else np
+    values = library.asarray(x)
+    vectors = values.reshape(-1) if axis is None else values
+    norm = library.linalg.norm(vectors, order, -1 if axis is None else axis, keepdims=axis is not None)
+    return values / library.where(norm == 0, 1, norm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import jax
 import numpy as np
 
 from epochal.callbacks.base import CallbackList, Display, Logs
-from epochal.feed import ArrayFeed
-from epochal.step import Steps, Sums, TestRunner, TrainRunner
+from epochal.feed import Feed
+from epochal.objective import Tally
+from epochal.step import Steps, TestRunner, TrainRunner
 
 
 @dataclass
@@ -42,17 +44,22 @@ class Session:
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
 
 
-def train(session: Session, feed: ArrayFeed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
+def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
     """Runs the epochs `epochs`; `validate(epoch)` returns the epoch's validation values, or None when it is skipped."""
     calls, display, model = session.callbacks, session.display, session.model
     logs: Logs = {}
+    model.stop_training = False
     calls.call("on_train_begin", {})
     display.train_begin(epochs.stop)
     for epoch in epochs:
+        if not feed.begin(epoch):
+            _say_dry(feed, epoch, epochs)
+            break
         calls.call("on_epoch_begin", epoch, {})
         display.epoch_begin(epoch, feed.steps)
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
         logs = run_pass(session, runner, feed, epoch)
+        feed.end_epoch()
         values = validate(epoch)
         if values is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
@@ -60,40 +67,77 @@ def train(session: Session, feed: ArrayFeed, seed: int, epochs: range, validate:
         display.epoch_end(epoch, logs)
         if model.stop_training:
             break
+        if feed.dry and (feed.short or epoch + 1 < epochs.stop):
+            _say_dry(feed, epoch + 1, epochs)
+            break
     calls.call("on_train_end", logs)
 
 
-def test(session: Session, feed: ArrayFeed) -> Logs:
-    """One pass over the data with the test program; the values over all examples."""
+def _say_dry(feed: Feed, done: int, epochs: range) -> None:
+    """The data ended before the last epoch did."""
+    needed = "" if feed.limit is None else f" of the {feed.limit * len(epochs)} needed"
+    warnings.warn(
+        f"The data ended after {feed.drawn} batches{needed}: training ends with epoch {done} of {epochs.stop}. Pass "
+        "fewer epochs or steps_per_epoch, or data that can be gone over again (a dataset or a PyDataset).",
+        stacklevel=4,
+    )
+
+
+def test(session: Session, feed: Feed) -> Logs | None:
+    """One pass over the data with the test program; the values over all examples, None where there are none."""
+    if not feed.begin(0):
+        return None
+    session.model.stop_evaluating = False
     session.callbacks.call("on_test_begin", {})
     logs = run_pass(session, TestRunner(session.steps, feed.padded), feed, 0)
+    feed.end_epoch()
     session.callbacks.call("on_test_end", logs)
     return logs
 
 
-def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: ArrayFeed, epoch: int) -> Logs:
+def evaluation(session: Session, feed: Feed) -> Logs:
+    """What `evaluate` reports; a warning where the data ended before all batches that were asked for."""
+    logs = test(session, feed) or {}
+    if feed.short:
+        warnings.warn(f"The data ended: {feed.batches} of {feed.limit} batches were evaluated.", stacklevel=3)
+    return logs
+
+
+def validation(session: Session, feed: Feed) -> Logs | None:
+    """The values of a validation inside `fit`; None, with a warning, where the data does not suffice any more."""
+    logs = test(session, feed)
+    if logs is not None and not feed.short:
+        return logs
+    came = f"{feed.batches} of {feed.limit} batches came" if logs is not None else "no batch came"
+    warnings.warn(
+        f"The validation data has ended: {came}, so the epoch has no val_ values. Pass fewer validation_steps, or data "
+        "that can be gone over again (a dataset or a PyDataset).",
+        stacklevel=5,
+    )
+    return None
+
+
+def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: Feed, epoch: int) -> Logs:
     """One pass over the data, for training and testing alike: blocks of batches, cut into executions."""
-    objective = session.steps.objective
-    assert objective is not None
-    sums: Any = np.zeros((2, objective.width), np.float32)
-    watch = Watch(session, runner.kind, feed.steps, lambda sums: objective.read(sums))
-    done = 0
-    for block in feed.epoch(epoch):
-        if watch.stopped:
-            break
-        arguments = runner.arguments(block, sums)
+    tally: Tally | None = None
+    watch = Watch(session, runner, feed.steps)
+    blocks = feed.epoch(epoch, watch.chunk)
+    while not watch.stopped and (fetched := next(blocks, None)) is not None:  # nothing is fetched after the last batch
+        block, steps = fetched
+        tally = runner.start(block) if tally is None else tally
+        arguments = runner.arguments(block, tally)
         if not runner.program.ready(*arguments):
             session.display.compiling(runner.kind)
         executable = runner.program.executable(*arguments)
         first = 0
-        while first < block.steps and not watch.stopped:
-            last = min(first + watch.steps_ahead(), block.steps)
-            watch.before(done + first)
-            sums = runner.run(executable, block, sums, first, last)
-            watch.after(done + last, last - first, sums)
+        while first < steps and not watch.stopped:
+            last = min(first + watch.steps_ahead(), steps)
+            watch.before()
+            tally = runner.run(executable, block, tally, first, last)
+            watch.after(last - first, tally)
             first = last
-        done += block.steps
-    return objective.read(sums)
+    watch.finish(tally)
+    return {} if tally is None else runner.read(tally)
 
 
 class Watch:
@@ -105,13 +149,19 @@ class Watch:
 
     SLICE = 0.04
 
-    def __init__(self, session: Session, kind: str, steps: int | None, read: Callable[[Sums], Logs]):
-        self._session, self._kind, self._steps, self._read = session, kind, steps, read
-        self._observed = session.callbacks.observes(kind)
+    def __init__(self, session: Session, runner: TrainRunner | TestRunner, steps: int | None):
+        self._session, self._runner, self._kind, self._steps = session, runner, runner.kind, steps
+        self._observed = session.callbacks.observes(runner.kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
-        self._flying: deque[tuple[Sums, int, int]] = deque()
+        self._done = 0
+        self._flying: deque[tuple[Tally, int, int]] = deque()
         self._landed_at = time.perf_counter()
+
+    @property
+    def chunk(self) -> int | None:
+        """Results are looked at after so many steps; None when nobody looks at a certain step."""
+        return self._fixed if self._observed else None
 
     @property
     def stopped(self) -> bool:
@@ -121,29 +171,38 @@ class Watch:
 
     def steps_ahead(self) -> int:
         """How many steps the next execution should run."""
-        return self._fixed or self._session.pace[self._kind]
+        return self._session.pace[self._kind] if self._fixed is None else self._fixed - self._done % self._fixed
 
-    def before(self, first: int) -> None:
-        """Before the execution whose first batch is `first`."""
+    def before(self) -> None:
+        """Before an execution."""
         if self._session.interrupted.is_set():
             raise KeyboardInterrupt
-        if self._observed:
-            self._session.callbacks.call(f"on_{self._kind}_batch_begin", first, {})
+        if self._observed and self._done % (self._fixed or 1) == 0:
+            self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
 
-    def after(self, done: int, steps: int, sums: Sums) -> None:
-        """After the execution that brought the batches of the pass to `done` was sent off."""
-        if self._observed:
-            self._session.callbacks.call(f"on_{self._kind}_batch_end", done - 1, self._read(sums))
-        self._flying.append((sums, done, steps))
+    def after(self, steps: int, tally: Tally) -> None:
+        """After an execution of so many steps was sent off."""
+        self._done += steps
+        if self._observed and self._done % (self._fixed or 1) == 0:
+            self._tell_end(tally)
+        self._flying.append((tally, self._done, steps))
         if len(self._flying) > 1:
             self._land()
 
+    def finish(self, tally: Tally | None) -> None:
+        """After the last execution of a pass: the last batches may be fewer than `steps_per_execution`."""
+        if self._observed and tally is not None and self._done % (self._fixed or 1) != 0:
+            self._tell_end(tally)
+
+    def _tell_end(self, tally: Tally) -> None:
+        self._session.callbacks.call(f"on_{self._kind}_batch_end", self._done - 1, self._runner.read(tally))
+
     def _land(self) -> None:
         """Waits for the oldest execution under way; what is shown is read from it, one execution late."""
-        sums, done, steps = self._flying.popleft()
-        jax.block_until_ready(sums)
+        tally, done, steps = self._flying.popleft()
+        jax.block_until_ready(tally)
         now = time.perf_counter()
-        self._session.display.progress(self._kind, done, self._steps, lambda: self._read(sums))
+        self._session.display.progress(self._kind, done, self._steps, lambda: self._runner.read(tally))
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
@@ -171,13 +230,14 @@ def interrupts(interrupted: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int) -> list[Any]:
+def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
     program = session.steps.program("predict", padded=False)
-    params, buffers = session.steps.parts.collect()
+    parts = session.steps.parts
     results: list[Any] = []
     pending: tuple[Any, int] | None = None
+    model.stop_predicting = False
     calls.call("on_predict_begin", {})
     display.epoch_begin(0, steps)
     for i, (x, rows) in enumerate(chunks):
@@ -185,7 +245,10 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int) -> 
             raise KeyboardInterrupt
         x = jax.device_put(x)
         calls.call("on_predict_batch_begin", i, {})
-        outputs = program.executable(params, buffers, x)(params, buffers, x)
+        params, buffers = parts.collect()
+        outputs, kept = program.executable(params, buffers, x)(params, buffers, x)
+        if kept is not None:
+            parts.publish(params, kept)
         if pending is not None:
             results.append(_fetch(*pending))
         pending = (outputs, rows)

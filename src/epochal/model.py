@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,30 +14,33 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from epochal import loop, optimizers, saving, sources
+from epochal import loop, optimizers, saving, scope
 from epochal.arguments import (
     Checked,
     check_inputs,
-    check_labels,
     check_shuffle,
-    checked_batch_size,
+    check_view,
     checked_epochs,
     checked_steps,
+    fits_declared,
     is_count,
-    predict_chunks,
+    same_shapes,
     validation_due,
     with_rank,
 )
 from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.display import display_for
-from epochal.layers.base import Layer, abstract_call, children
+from epochal.feed import Batch
+from epochal.layers.base import Layer, abstract_call, children, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.objective import Recipe
 from epochal.random import next_seed
-from epochal.state import row_independent
+from epochal.state import TrainState
+from epochal.step import Custom
+from epochal.streams import Workforce
 from epochal.summary import summary_text
-from epochal.training import Training, running, spec_of
+from epochal.training import Training, Way, running, spec_of
 
 
 class _Stop:
@@ -158,27 +163,39 @@ class Model(Layer):
         validation_steps: Checked = None,
         validation_batch_size: Checked = None,
         validation_freq: Checked = 1,
+        max_queue_size: Checked = None,
+        workers: Checked = None,
+        use_multiprocessing: Checked = None,
+        view_metrics: Checked = False,
     ) -> History:
         """Trains the model.
 
         Args:
-            x: inputs, an array with one row per example (or a list or dict of arrays).
-            y: targets, one row per example.
-            batch_size: examples per step: an int, "full" (all of them), or "auto". Default 32.
+            x: inputs, an array with one row per example (or a list or dict of arrays); arrays on disk (`np.memmap`,
+                h5py, zarr) are read batch by batch. Or batches: a dataset (torch `DataLoader`, `tf.data`, Grain, …), a
+                generator, a `utils.PyDataset`, a `utils.DatasetCreator`; they bring x, (x, y) or (x, y, sample_weight).
+            y: targets, one row per example; None beside batches.
+            batch_size: examples per step: an int, "full" (all of them), or "auto". Default 32. None beside batches.
             epochs: index of the last epoch, counted from 1: training runs epochs `initial_epoch` … `epochs`-1.
             verbose: 0 silent, 1 a live bar, 2 a line per epoch, "auto" a bar on a terminal and lines elsewhere.
             callbacks: `epochal.callbacks.Callback` objects, called in this order.
             validation_split: the last part of the examples, taken before any shuffle, to validate on.
-            validation_data: (x, y) or (x, y, sample_weight); wins over `validation_split`.
-            shuffle: a new order every epoch; "batch" shuffles batches and the rows in them; False keeps the order.
-            class_weight: class -> weight in the training loss.
+            validation_data: (x, y), (x, y, sample_weight), or batches as for x; wins over `validation_split`.
+            shuffle: a new order every epoch; "batch" shuffles batches and the rows in them; False keeps the order. Of a
+                `PyDataset` it shuffles the batches; datasets and generators come as they come.
+            class_weight: class -> weight in the training loss; for several outputs a dict of these by output.
             sample_weight: weights in the loss and the weighted metrics, shape (n,), or (n, t) for sequences.
             initial_epoch: index of the first epoch to run.
             steps_per_epoch: batches per epoch, from a stream that passes over the data again and again, each pass in a
-                new order; None is one pass, -1 an epoch that only `stop_training` ends.
-            validation_steps: validate on the first so many batches only, the same ones every time.
+                new order; None is one pass, -1 an epoch that only `stop_training` ends. A generator goes on where the
+                last epoch ended; when it has ended, training does, with a warning.
+            validation_steps: validate on the first so many batches only, the same ones every time; of a generator on
+                the next ones.
             validation_batch_size: as `batch_size`, which is the default.
             validation_freq: validate every so many epochs, or a container of epochs counted from 1.
+            max_queue_size, workers, use_multiprocessing: how a `PyDataset`'s batches are made ahead; None leaves it to
+                the dataset.
+            view_metrics: False or "auto"; True is refused until there is a live page.
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch.
@@ -188,39 +205,39 @@ class Model(Layer):
             ValueError: data or arguments that do not fit; the model is then as it was.
         """
         started = time.perf_counter()
-        recipe = self._training.ready_to("fit")
+        training, seed = self._training, next_seed()
+        recipe = training.ready_to("fit")
         span = checked_epochs(initial_epoch, epochs)
         check_shuffle(shuffle)
-        examples, held_out = self._training.fit_data(
-            x, y, sample_weight, class_weight, validation_split, validation_data
-        )
-        steps = self._training.steps(examples, recipe)
-        check_labels(steps, examples, held_out)
-        self._training.start_optimizer(steps.parts)
-        seed = next_seed()
-        per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
-        feed = self._training.feed(examples, batch_size, shuffle, seed, steps, per_epoch)
+        check_view(view_metrics)
         due = validation_due(validation_freq)
-        held = None
-        if held_out is not None:
-            size = validation_batch_size if validation_batch_size is not None else batch_size
-            first = checked_steps("validation_steps", validation_steps)
-            held = self._training.feed(held_out, size, False, 0, steps, first, again=False)
-        params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
-        history = self._training.history = History()
-        session = self._training.session(steps, [callbacks, history], display_for(verbose), params)
-        compiled_before = steps.compile_seconds
+        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
+        first = checked_steps("validation_steps", validation_steps)
+        per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
+        way = Way(batch_size, shuffle, seed, per_epoch, again=True, first_epoch=span.start, workforce=workforce)
+        validation_way = Way(validation_batch_size, limit=first, workforce=workforce)
+        with contextlib.ExitStack() as closing:
+            data, held_out = training.fit_data(
+                (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
+            )
+            steps = training.steps(data.first, recipe)
+            feed, held = data.feed(steps), held_out.feed(steps) if held_out is not None else None
+            training.start_optimizer(steps.parts)
+            params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
+            history = training.history = History()
+            session = training.session(steps, [callbacks, history], display_for(verbose), params)
+            compiled_before = steps.compile_seconds
 
-        def validate(epoch: int) -> Logs | None:
-            return loop.test(session, held) if held is not None and due(epoch + 1) else None
+            def validate(epoch: int) -> Logs | None:
+                return loop.validation(session, held) if held is not None and due(epoch + 1) else None
 
-        try:
-            with running(session):
-                loop.train(session, feed, seed, span, validate)
-            self._training.end_with_averages(steps.parts)
-        finally:
-            history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
-            history.programs = steps.executables
+            try:
+                with running(session):
+                    loop.train(session, feed, seed, span, validate)
+                training.end_with_averages(steps.parts)
+            finally:
+                history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
+                history.programs = steps.executables
         return history
 
     def evaluate(
@@ -232,6 +249,9 @@ class Model(Layer):
         sample_weight: Any = None,
         steps: Checked = None,
         callbacks: Any = None,
+        max_queue_size: Checked = None,
+        workers: Checked = None,
+        use_multiprocessing: Checked = None,
         return_dict: bool = False,
     ) -> Any:
         """Loss and metrics over all examples.
@@ -240,8 +260,9 @@ class Model(Layer):
             x, y, sample_weight: data as in `fit`.
             batch_size: examples per step, default 32; the result does not depend on it.
             verbose: as in `fit`.
-            steps: look at the first so many batches only.
+            steps: look at the first so many batches only (of a generator: the next ones).
             callbacks: their test hooks are called.
+            max_queue_size, workers, use_multiprocessing: as in `fit`.
             return_dict: return name -> value.
 
         Returns:
@@ -251,19 +272,21 @@ class Model(Layer):
             RuntimeError: never compiled, or called inside a JAX transformation.
             ValueError: data that does not fit.
         """
-        recipe = self._training.ready_to("evaluate")
-        examples = self._training.aligned(sources.as_examples(x, y, sample_weight, method="evaluate"))
-        programs = self._training.steps(examples, recipe)
-        check_labels(programs, examples)
+        training = self._training
+        recipe = training.ready_to("evaluate")
         first = checked_steps("steps", steps)
-        feed = self._training.feed(examples, batch_size, False, 0, programs, first, again=False)
-        display = display_for(verbose)
-        params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
-        session = self._training.session(programs, [callbacks], display, params)
-        with running(session):
-            display.epoch_begin(0, feed.steps)
-            logs = loop.test(session, feed)
-            display.epoch_end(0, logs)
+        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
+        way = Way(batch_size, limit=first, workforce=workforce)
+        with contextlib.ExitStack() as closing:
+            data = training.data("evaluate", (x, y, sample_weight), way, closing)
+            programs = training.steps(data.first, recipe)
+            feed, display = data.feed(programs), display_for(verbose)
+            params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
+            session = training.session(programs, [callbacks], display, params)
+            with running(session):
+                display.epoch_begin(0, feed.steps)
+                logs = loop.evaluation(session, feed)
+                display.epoch_end(0, logs)
         return _reported(logs, return_dict)
 
     def predict(
@@ -273,6 +296,9 @@ class Model(Layer):
         verbose: Checked = "auto",
         steps: Checked = None,
         callbacks: Any = None,
+        max_queue_size: Checked = None,
+        workers: Checked = None,
+        use_multiprocessing: Checked = None,
     ) -> Any:
         """The model's outputs for all examples, as NumPy arrays; the model need not be compiled.
 
@@ -280,22 +306,24 @@ class Model(Layer):
             x: inputs as in `fit`.
             batch_size: examples per step, default 32; the result does not depend on it.
             verbose: as in `fit`.
-            steps: take the first so many batches only.
+            steps: take the first so many batches only (of a generator: the next ones).
             callbacks: their predict hooks are called.
+            max_queue_size, workers, use_multiprocessing: as in `fit`.
 
         Returns:
             an array with one row per example, or the list, tuple or dict of arrays that the model returns.
         """
-        self._training.refuse_tracing("predict")
-        examples = self._training.matched(sources.as_examples(x, method="predict"))
-        size = checked_batch_size(batch_size, examples.n)
+        training = self._training
+        training.refuse_tracing("predict")
         first = checked_steps("steps", steps)
-        if first is not None:
-            examples = examples.rows(0, min(first * size, examples.n))
-        params = {"verbose": verbose, "epochs": 1, "steps": -(-examples.n // size), "batch_size": size}
-        session = self._training.session(self._training.predict_steps(), [callbacks], display_for(verbose), params)
-        with running(session):
-            batches = loop.predict(session, predict_chunks(examples, size, row_independent(self)), params["steps"])
+        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
+        with contextlib.ExitStack() as closing:
+            data = training.input_data(x, Way(batch_size, limit=first, workforce=workforce), closing)
+            params = {"verbose": verbose, "epochs": 1, "steps": data.steps, "batch_size": data.batch_size}
+            programs = training.predict_steps()
+            session = training.session(programs, [callbacks], display_for(verbose), params)
+            with running(session):
+                batches = loop.predict(session, data.chunks(programs.parts.row_independent), data.steps)
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
     # -- one batch at a time
@@ -322,31 +350,29 @@ class Model(Layer):
         Raises:
             RuntimeError, ValueError: as `fit`.
         """
-        recipe = self._training.ready_to("train_on_batch")
-        examples, _ = self._training.fit_data(x, y, sample_weight, class_weight, 0.0, None)
-        steps = self._training.steps(examples, recipe)
-        check_labels(steps, examples)
-        self._training.start_optimizer(steps.parts)
-        return _reported(self._training.one_batch("train", steps, examples, reset_metrics), return_dict)
+        batch = self._training.batch("train_on_batch", x, y, sample_weight, class_weight)
+        return _reported(self._training.one_batch("train", batch, reset_metrics), return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, reset_metrics: bool = True, return_dict: bool = False
     ) -> Any:
         """Loss and metrics of one batch; arguments and result as of `train_on_batch`."""
-        recipe = self._training.ready_to("test_on_batch")
-        examples = self._training.aligned(sources.as_examples(x, y, sample_weight, method="test_on_batch"))
-        steps = self._training.steps(examples, recipe)
-        check_labels(steps, examples)
-        return _reported(self._training.one_batch("test", steps, examples, reset_metrics), return_dict)
+        batch = self._training.batch("test_on_batch", x, y, sample_weight)
+        return _reported(self._training.one_batch("test", batch, reset_metrics), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's outputs for one batch, as NumPy arrays."""
-        n = sources.as_examples(x, method="predict_on_batch").n
-        return self.predict(x, batch_size=n, verbose=0)
+        return self.predict(x, batch_size="full", verbose=0)
 
     def reset_metrics(self) -> None:
         """Starts the running values of `train_on_batch` and `test_on_batch` anew."""
-        self._training.running_sums = {}
+        self._training.running = {}
+
+    def reset_states(self) -> None:
+        """Sets the states of stateful layers to their first values."""
+        for layer in walk(self):
+            if layer is not self and getattr(layer, "stateful", False):
+                layer.reset_states()  # pyright: ignore[reportAttributeAccessIssue]
 
     def programs(self) -> dict[str, int]:
         """How many programs of each kind ("train", "test", "predict") the model has compiled."""
@@ -366,6 +392,64 @@ class Model(Layer):
     stop_training = _Stop("train")
     stop_evaluating = _Stop("test")
     stop_predicting = _Stop("predict")
+
+    # -- what a subclass may override
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss of a batch, a scalar: what is minimised. Override it to minimise something else.
+
+        Args:
+            x: the batch's inputs.
+            y: targets: an array, or a list of one per output.
+            y_pred: what the model returned for x.
+            sample_weight: weights in the form of y, or None.
+            training: whether the loss is minimised, or evaluated only.
+
+        Returns:
+            here: the compiled losses, with regularizers and `add_loss` when called within a training step.
+
+        Raises:
+            RuntimeError: never compiled.
+        """
+        call = scope.current()
+        if call is not None and call.objective is not None:
+            return call.objective(y, y_pred, sample_weight)
+        return self._training.loss_of(y, y_pred, sample_weight)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        """One step of training as a pure function. Override it to train in another way.
+
+        Args:
+            state: `params` and `buffers`, the model's arrays that train and that do not, and `opt`, the optimizer's.
+            batch: `x`, `y` and `weight` (both a list with one array per output, or None), `size`, `ids`.
+
+        Returns:
+            the state after the step, and numbers to report by name; their means over the epoch, weighted by the
+            batches' sizes, are the epoch's logs.
+
+        Example:
+            class Twice(epochal.Model):
+                def train_step(self, state, batch):
+                    def loss_of(params):
+                        y_pred, buffers = self.stateless_call(params, state.buffers, batch.x, training=True)
+                        return self.compute_loss(batch.x, batch.y[0], y_pred), buffers
+                    (loss, buffers), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+                    params, opt = self.optimizer.update(list(gradients), state.opt, list(state.params))
+                    return state._replace(params=tuple(params), buffers=buffers, opt=opt), {"loss": 2 * loss}
+        """
+        return self._training.default_step(state, batch)
+
+    def stateless_call(self, params: Any, buffers: Any, x: Any, training: bool = False) -> tuple[Any, Any]:
+        """The model's outputs with these arrays instead of its own, and the buffers after the call. Pure.
+
+        Args:
+            params, buffers: as in a `TrainState`.
+            x: inputs.
+            training: whether layers act as in training.
+        """
+        return self._training.stateless_call(params, buffers, x, training)
 
     # -- looking at it, keeping it
 
@@ -434,10 +518,28 @@ class Model(Layer):
         Raises:
             ValueError: another structure or shape than the model was built for.
         """
-        if self._training.inputs is None:
+        known = self._training.inputs
+        if known is None:
             self.build_from(x)
-            return
-        check_inputs(self.name, self._training.inputs, x)
+        elif not same_shapes(known, x) and not self._takes(x):
+            check_inputs(self.name, known, x)
+
+    def _takes(self, x: Any) -> bool:
+        """Whether data of other sizes than the first goes through the layers all the same: longer sequences, say."""
+        known, seen = self._training.inputs, jax.tree.map(spec_of, x)
+        ranks = jax.tree.map(lambda spec: (len(spec.shape), spec.dtype), (known, seen))
+        if ranks[0] != ranks[1] or not fits_declared(self._declared_shape(), seen):
+            return False
+        try:
+            outputs = abstract_call(self, seen)
+        except (TypeError, ValueError):
+            return False
+        self._training.built_for(seen, outputs)
+        return True
+
+    def _declared_shape(self) -> Any:
+        """Shape of one example as the model was given it, None for open axes; None when it was learned from data."""
+        return None
 
     def names_of(self, outputs: Any) -> list[str]:
         """Names of the outputs, for labels and for targets given as a dict."""
@@ -446,6 +548,12 @@ class Model(Layer):
         if isinstance(outputs, list | tuple):
             return [f"output_{i + 1}" for i in range(len(outputs))]
         return ["output"]
+
+    def custom_steps(self) -> Custom:
+        """What the model's class overrides of the training step."""
+        own_loss = type(self).compute_loss is not Model.compute_loss
+        own_step = type(self).train_step is not Model.train_step
+        return Custom(loss=_overridden_loss if own_loss else None, step=self.train_step if own_step else None)
 
     def match_inputs(self, x: Any) -> Any:
         """Data in the structure and rank that the model takes."""
@@ -468,6 +576,19 @@ class Model(Layer):
         if name not in names:
             raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
         return layers[names.index(name)]
+
+
+def _overridden_loss(model: Any, batch: Batch, y_pred: Any, training: bool) -> Any:
+    """Calls `compute_loss` of a user's class; one from the days before `training` does without it."""
+
+    def in_form(values: Any) -> Any:
+        return values[0] if values is not None and len(values) == 1 else values
+
+    given = {"x": batch.x, "y": in_form(batch.y), "y_pred": y_pred, "sample_weight": in_form(batch.weight)}
+    known = inspect.signature(model.compute_loss).parameters
+    if "training" in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
+        given["training"] = training
+    return model.compute_loss(**given)
 
 
 def _reported(logs: Logs, as_dict: bool) -> Any:

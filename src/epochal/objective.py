@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,22 @@ from jax import Array
 from epochal import losses, metrics
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
+from epochal.masks import get_mask
 from epochal.names import unknown
 
 Logs = dict[str, float]
+
+
+class Tally(NamedTuple):
+    """What a pass has come to so far.
+
+    Attributes:
+        sums: (2, k), the additive statistics as a high and a low part, see `accumulate`.
+        states: label -> state of each metric that is not a sum, such as a user's own with `update_state`.
+    """
+
+    sums: Array | np.ndarray
+    states: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,12 +73,12 @@ class _Measure:
 
 
 class Objective:
-    """The loss of a batch and the additive sums behind every reported number.
+    """The loss of a batch and the statistics behind every reported number.
 
     Attributes:
         labels: names of all reported numbers in order: loss, per-output losses, metrics, weighted metrics.
         row_independent: whether all losses and metrics are epochal's own, so that padding rows cannot reach them.
-        width: how many statistics a batch leaves (k).
+        start: the tally before any batch.
     """
 
     def __init__(self, recipe: Recipe, outputs: Sequence[Output]):
@@ -83,18 +96,24 @@ class Objective:
         self.labels = ["loss", *[label for label in self.loss_labels if label], *[m.label for m in self.measures]]
         used = [*self.losses, *[m.metric for m in self.measures]]
         self.row_independent = all(_is_ours(item) for item in used if item is not None)
-        self.width = self._lay_out()
+        self.start = self._lay_out()
 
-    def _lay_out(self) -> int:
-        """Finds how many statistics a batch leaves, by shapes alone; targets that fit no loss are refused here."""
+    def _lay_out(self) -> Tally:
+        """The tally before any batch, found by shapes alone; targets that fit no loss are refused here."""
+        targets, predictions = [o.target for o in self.outputs], [o.prediction for o in self.outputs]
+        states = {
+            m.label: jax.tree.map(np.asarray, m.metric.initial(targets[m.output], predictions[m.output]))
+            for m in self.measures
+            if not m.metric.additive
+        }
 
-        def pack(targets: Any, predictions: Any) -> Array:
+        def packed(targets: Any, predictions: Any) -> Array:
             size = jnp.float32(predictions[0].shape[0])
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
-            return self.pack(self.measure(predictions, batch, jnp.zeros(()))[1])
+            return self._pack(self._statistics(predictions, batch, jnp.zeros(()), states)[0])
 
-        shape = jax.eval_shape(pack, [o.target for o in self.outputs], [o.prediction for o in self.outputs])
-        return shape.shape[0]
+        width = jax.eval_shape(packed, targets, predictions).shape[0]
+        return Tally(np.zeros((2, width), np.float32), states)
 
     def _check_targets(self) -> None:
         for output, loss in zip(self.outputs, self.losses, strict=True):
@@ -120,21 +139,16 @@ class Objective:
 
     # -- inside a trace
 
-    def measure(self, predictions: Sequence[Array], batch: Batch, extra: Array) -> tuple[Array, dict[str, Any]]:
-        """Loss of the batch, and the sums that report it.
+    def loss(self, predictions: Sequence[Array], batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """The loss of a batch: the sum over outputs of weight times loss; and each output's own by label.
 
         Args:
-            predictions: one array per output, m rows each.
+            predictions: one array per output, m rows each; their masks weight the loss.
             batch: the batch; `size` is what a mean over it divides by.
-            extra: regularization and added losses, a scalar.
-
-        Returns:
-            total loss: sum over outputs of weight times loss, plus `extra`.
-            sums: label -> additive statistics.
         """
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
-        total = extra
-        sums: dict[str, Any] = {}
+        total: Array = jnp.zeros((), jnp.float32)
+        parts: dict[str, Array] = {}
         for i, loss in enumerate(self.losses):
             if loss is None:
                 continue
@@ -143,15 +157,38 @@ class Objective:
             total = total + self.loss_weights[i] * value
             label = self.loss_labels[i]
             if label:
-                sums[label] = {"total": value * batch.size, "count": batch.size}
+                parts[label] = value
+        return total, parts
+
+    def measure(self, predictions: Sequence[Array], batch: Batch, total: Array, tally: Tally) -> Tally:
+        """The tally after a batch.
+
+        Args:
+            predictions, batch: as of `loss`.
+            total: what was minimised.
+            tally: before the batch.
+        """
+        sums, states = self._statistics(predictions, batch, total, tally.states)
+        return Tally(accumulate(tally.sums, self._pack(sums)), states)
+
+    def _statistics(
+        self, predictions: Sequence[Array], batch: Batch, total: Array, states: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
+        targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
+        losses = {"loss": total, **self.loss(predictions, batch)[1]}
+        sums: dict[str, Any] = {label: {"total": v * batch.size, "count": batch.size} for label, v in losses.items()}
+        after: dict[str, Any] = {}
         for m in self.measures:
-            weight = batch.rows
-            if m.weighted and weights[m.output] is not None:
-                weight = weights[m.output] if batch.rows is None else _times_rows(weights[m.output], batch.rows)
             with _naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
+                weight = weights[m.output] if m.weighted else None
+                weight = combined(batch.rows, get_mask(predictions[m.output]), weight)
                 target, prediction = self._shifted(m, targets, predictions, batch)
-                sums[m.label] = m.metric.stats(target, prediction, weight)
-        return total, {"loss": {"total": total * batch.size, "count": batch.size}, **sums}
+                if m.metric.additive:
+                    sums[m.label] = m.metric.stats(target, prediction, weight)
+                else:
+                    after[m.label] = m.metric.update(states[m.label], target, prediction, weight)
+        return sums, after
 
     def _shifted(
         self, m: _Measure, targets: Sequence[Any], predictions: Sequence[Array], batch: Batch
@@ -162,32 +199,74 @@ class Objective:
             return target, prediction
         return target - pivot, prediction - pivot
 
+    def listed(self, values: Any) -> list[Any] | None:
+        """Targets or weights as a list with one entry per output: a single array, a dict by output, or that list."""
+        if values is None:
+            return None
+        if isinstance(values, Mapping):
+            return [values.get(o.name) for o in self.outputs]
+        return list(values) if isinstance(values, list | tuple) else [values] * len(self.outputs)
+
     def _per_output(self, values: Any) -> list[Any]:
         return list(values) if values is not None else [None] * len(self.outputs)
 
     # -- sums as one array, read on the host
 
-    def pack(self, sums: dict[str, Any]) -> Array:
-        """All statistics as one float32 vector, shape (k,)."""
-        leaves, structure = jax.tree.flatten([sums[label] for label in self.labels])
+    def _pack(self, sums: dict[str, Any]) -> Array:
+        """All additive statistics as one float32 vector, shape (k,)."""
+        self._packed = [label for label in self.labels if label in sums]
+        leaves, structure = jax.tree.flatten([sums[label] for label in self._packed])
         self._layout = (structure, [leaf.shape for leaf in leaves])
         return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
 
-    def read(self, accumulated: Array | np.ndarray) -> Logs:
-        """The reported numbers, from the accumulated sums (2, k). Waits for the device."""
+    def read(self, tally: Tally) -> Logs:
+        """The reported numbers of a tally. Waits for the device."""
         structure, shapes = self._layout
-        flat = np.asarray(accumulated, np.float64).sum(axis=0)
+        flat = np.asarray(tally.sums, np.float64).sum(axis=0)
         leaves, start = [], 0
         for shape in shapes:
             size = int(np.prod(shape))
             leaves.append(flat[start : start + size].reshape(shape))
             start += size
-        sums = jax.tree.unflatten(structure, leaves)
-        by_label = {m.label: m.metric for m in self.measures}
-        values = [
-            by_label[name].value(s) if name in by_label else _mean(s) for name, s in zip(self.labels, sums, strict=True)
-        ]
-        return dict(zip(self.labels, map(_number, values), strict=True))
+        sums = dict(zip(self._packed, jax.tree.unflatten(structure, leaves), strict=True))
+        metrics_by_label = {m.label: m.metric for m in self.measures}
+        logs: Logs = {}
+        for label in self.labels:
+            if label not in metrics_by_label:
+                logs[label] = _mean(sums[label])
+                continue
+            metric = metrics_by_label[label]
+            value = metric.value(sums[label] if metric.additive else tally.states[label])
+            logs.update(value if isinstance(value, Mapping) else {label: _number(value)})
+        return logs
+
+
+class Means:
+    """Reports what a model's own `train_step` logs: means over the pass, weighted by the batches' sizes.
+
+    Args:
+        logs: name -> shape and type of what a step logs; empty before that is known.
+
+    Raises:
+        ValueError: something logged is not one number.
+    """
+
+    def __init__(self, logs: Mapping[str, Any] | None = None):
+        for name, spec in (logs or {}).items():
+            if math.prod(spec.shape) != 1:
+                raise ValueError(f"Expected train_step() to log numbers; {name!r} has the shape {spec.shape}.")
+        self.labels = list(logs or {})
+        self.start = Tally(np.zeros((2, len(self.labels) + 1), np.float32), {})
+
+    def measure(self, logs: Mapping[str, Any], batch: Batch, tally: Tally) -> Tally:
+        """The tally after a batch."""
+        values = [jnp.asarray(logs[label], jnp.float32).reshape(()) * batch.size for label in self.labels]
+        return Tally(accumulate(tally.sums, jnp.stack([*values, batch.size])), {})
+
+    def read(self, tally: Tally) -> Logs:
+        """The means so far. Waits for the device."""
+        *totals, count = np.asarray(tally.sums, np.float64).sum(axis=0)
+        return {label: float(total / count) if count else 0.0 for label, total in zip(self.labels, totals, strict=True)}
 
 
 @contextmanager
@@ -216,11 +295,12 @@ def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, 
     """The loss of a batch as one number.
 
     Weighted by sample weights it is sum(w l) / m: divided by the batch's size (times positions), not by the weights'
-    sum. Padding counts for nothing.
+    sum. Padding counts for nothing, nor does what the prediction's mask leaves out.
 
     Raises:
         ValueError: weights for a loss that is one number for the whole batch already.
     """
+    mask = get_mask(prediction)
     target, prediction = rank_matched(target, prediction)
     values = jnp.asarray(loss.call(target, prediction))
     if values.ndim == 0:
@@ -232,12 +312,11 @@ def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, 
         return values
     count: Any = batch.size * math.prod(values.shape[1:])
     weights = jnp.ones(()) if weight is None else broadcast_weights(weight, values.shape)
-    if batch.rows is not None:
-        weights = weights * batch.rows.reshape(-1, *[1] * (values.ndim - 1))
-    valid = loss.valid(target, prediction)
-    if valid is not None:
-        counted = valid if batch.rows is None else valid * batch.rows.reshape(-1, *[1] * (values.ndim - 1))
-        weights, count = weights * valid, jnp.sum(counted)
+    valid = combined(None, loss.valid(target, prediction), mask)
+    if batch.rows is not None or valid is not None:
+        counted = broadcast_weights(combined(batch.rows, valid, None), values.shape)
+        weights = weights * counted
+        count = count if valid is None else jnp.sum(counted)
     total = jnp.sum(values * weights)
     if loss.reduction == "sum":
         return total
@@ -246,8 +325,20 @@ def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, 
     return total / jnp.where(count == 0, 1, count)
 
 
-def _times_rows(weight: Array, rows: Array) -> Array:
-    return weight * rows.reshape(-1, *[1] * (weight.ndim - 1))
+def combined(rows: Array | None, mask: Array | None, weight: Any) -> Any:
+    """The product of what is given: 0 for padding rows (m,), 0 where a mask (m, t) leaves out, and sample weights."""
+    result = None
+    for part in (rows, mask, weight):
+        if part is None:
+            continue
+        part = jnp.asarray(part, jnp.float32)
+        if result is None:
+            result = part
+        else:
+            rank = max(result.ndim, part.ndim)
+            result, part = (a.reshape(*a.shape, *[1] * (rank - a.ndim)) for a in (result, part))
+            result = result * part
+    return result
 
 
 def _mean(sums: Mapping[str, np.ndarray]) -> float:

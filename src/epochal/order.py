@@ -26,3 +26,12 @@ def block_order(n: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     rows = generator.permuted(rows, axis=1).reshape(-1)
     tail = generator.permutation(np.arange(full * batch_size, n))  # the short batch stays last
     return np.concatenate([rows, tail]).astype(np.int32 if n < 2**31 else np.int64)
+
+
+def batch_rows(n: int, batch_size: int, shuffle: bool | str, seed: int, number: int) -> np.ndarray:
+    """All rows in the order in which pass `number` takes them, in batches of `batch_size`."""
+    if shuffle == "batch":
+        return block_order(n, batch_size, seed, number)
+    if shuffle:
+        return epoch_order(n, seed, number)
+    return np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)

@@ -17,7 +17,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from epochal.config import custom_object_scope as custom_object_scope
 from epochal.config import deserialize, register, serialize
+from epochal.config import get_custom_objects as get_custom_objects
 from epochal.layers.base import tracked
 
 FORMAT = 1
@@ -113,6 +115,9 @@ def load_weights(model: Any, path: str | Path) -> None:
     """
     source = Path(path)
     _put_weights(model, _tensors(_reader_of_file(source), source), str(source))
+
+
+CustomObjectScope = custom_object_scope
 
 
 def register_keras_serializable(package: str = "custom", name: str | None = None) -> Callable[[Any], Any]:

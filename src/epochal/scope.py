@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class Call:
             how examples are cut into batches.
         key: the key of this pass over the data (it changes with the epoch); None when nothing random may be drawn.
         losses: scalars added by `Layer.add_loss` during the pass.
+        objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
+            model's own step.
     """
 
     training: bool = False
@@ -35,6 +38,7 @@ class Call:
     ids: Array | None = None
     key: Array | None = None
     losses: list[Array] = field(default_factory=list)
+    objective: Callable[[Any, Any, Any], Array] | None = None
 
 
 _current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("epochal_call", default=None)

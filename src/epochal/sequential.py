@@ -85,6 +85,9 @@ class Sequential(Model):
         first = self.layers[0] if self.layers else None
         return first._given_input_shape if isinstance(first, Layer) else None
 
+    def _declared_shape(self) -> tuple[int | None, ...] | None:
+        return self._known_input_shape()
+
     def _build(self, shape: tuple[int | None, ...]) -> None:
         if any(size is None for size in shape):
             return  # an axis is open: the first data decides

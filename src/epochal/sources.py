@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,73 @@ import numpy as np
 
 Tree = Any  # an array, or lists, tuples and dicts of arrays
 
-ACCEPTED = "arrays (NumPy, JAX, or anything with __array__), lists of numbers, and lists or dicts of arrays"
+ACCEPTED = (
+    "arrays (NumPy, JAX, or anything with __array__), lists of numbers, lists or dicts of arrays, tables, a dataset or "
+    "generator of batches, or an epochal.utils.PyDataset"
+)
+
+
+class Lazy:
+    """Rows of an array on disk (`np.memmap`, h5py, zarr), read only where they are asked for.
+
+    Args:
+        array: has `shape`, `dtype`, and `[start:stop]` and `[rows]` along its first axis.
+        start, stop: the rows of `array` that these are.
+        view: indices applied to what was read, such as (..., None).
+
+    Attributes:
+        shape, dtype: of the rows as they are handed on: floats as float32, integers of at most 32 bits.
+    """
+
+    def __init__(self, array: Any, start: int = 0, stop: int | None = None, view: tuple = ()):
+        self._array, self._start, self._view = array, start, view
+        self._stop = array.shape[0] if stop is None else stop
+        one = np.broadcast_to(np.zeros((), array.dtype), (0, *array.shape[1:]))
+        sample = self._finish(one)
+        self.shape, self.dtype = (self._stop - self._start, *sample.shape[1:]), sample.dtype
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part of the rows by a slice of step 1, or the same rows seen in another way; still not read."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self.shape[0])
+            return Lazy(self._array, self._start + start, self._start + max(stop, start), self._view)
+        return Lazy(self._array, self._start, self._stop, (*self._view, index))
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, in this order. What lies in one piece is read in one piece."""
+        wanted = rows + self._start
+        low, high = int(wanted.min()), int(wanted.max()) + 1
+        if high - low == len(rows):
+            return self._finish(np.asarray(self._array[low:high])[wanted - low])
+        order = np.argsort(wanted)  # h5py takes numbers of rows in growing order only
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return self._finish(np.asarray(self._array[wanted[order]])[back])
+
+    def _finish(self, read: np.ndarray) -> Any:
+        array = _array(np.asarray(read), "x")
+        for index in self._view:
+            array = array[index]
+        return array
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether `value` is an array on disk, which must never be read whole."""
+    if isinstance(value, np.memmap | Lazy):
+        return True
+    on_disk = ("shape", "dtype", "chunks", "__getitem__", "__len__")  # h5py's and zarr's, and those of their like
+    return all(hasattr(value, name) for name in on_disk)
+
+
+def read_rows(tree: Any, rows: np.ndarray) -> Any:
+    """These rows of every array in a structure, in memory."""
+    return jax.tree.map(lambda a: a.read(rows) if isinstance(a, Lazy) else np.asarray(a)[rows], tree)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples in memory.
+    """n examples, in memory or `Lazy`.
 
     Attributes:
         x: inputs; every array has n rows.
@@ -30,6 +92,15 @@ class Examples:
     y: Tree | None
     weight: Tree | None
     n: int
+
+    @property
+    def lazy(self) -> bool:
+        """Whether a part of them is on disk."""
+        return any(isinstance(a, Lazy) for a in jax.tree.leaves((self.x, self.y, self.weight)))
+
+    def read(self) -> Examples:
+        """All of them in memory."""
+        return Examples(*read_rows((self.x, self.y, self.weight), np.arange(self.n)), n=self.n) if self.lazy else self
 
     def rows(self, start: int, stop: int) -> Examples:
         """Examples start … stop-1."""
@@ -52,7 +123,7 @@ def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str
     n = next(iter(sizes.values()), 0)
     if n == 0:
         raise ValueError(f"Expected at least one example in {method}(), got none (shape {_shapes(parts['x'])}).")
-    weight = jax.tree.map(lambda a: np.asarray(a, np.float32), parts["sample_weight"])
+    weight = jax.tree.map(lambda a: a if isinstance(a, Lazy) else np.asarray(a, np.float32), parts["sample_weight"])
     return Examples(parts["x"], parts["y"], weight, n)
 
 
@@ -81,7 +152,10 @@ def as_validation(data: Any) -> Examples:
         ValueError: another form.
     """
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        raise ValueError(f"Expected validation_data=(x, y) or (x, y, sample_weight), got {_describe(data)}.")
+        raise ValueError(
+            "Expected validation_data=(x, y) or (x, y, sample_weight), a dataset or a generator, got "
+            f"{_describe(data)}."
+        )
     return as_examples(*data, method="validation")
 
 
@@ -112,6 +186,14 @@ def class_weights(y: Any, class_weight: Mapping[Any, Any], one_hot: bool) -> np.
     return weights
 
 
+def product(a: Any, b: Any) -> np.ndarray:
+    """Two arrays of weights multiplied, aligned from the left: (n, t) times (n,) is (n, t)."""
+    a, b = np.asarray(a), np.asarray(b)
+    rank = max(a.ndim, b.ndim)
+    a, b = (w.reshape(*w.shape, *[1] * (rank - w.ndim)) for w in (a, b))
+    return a * b
+
+
 def _arrays(tree: Any, name: str) -> Any:
     if tree is None:
         return None
@@ -129,9 +211,12 @@ def _holds_arrays(items: list | tuple) -> bool:
 
 
 def _array(value: Any, name: str) -> Any:
+    if is_lazy(value):
+        return Lazy(value)
     if isinstance(value, jax.Array):
         array = value
     else:
+        value = _from_table(value)
         try:
             array = np.asarray(value)
         except ValueError as error:  # ragged lists
@@ -140,10 +225,44 @@ def _array(value: Any, name: str) -> Any:
             ) from error
         array = _without_object_dtype(array, name)
     if array.ndim == 0:
-        raise ValueError(f"Expected {name} to be an array with one row per example, got the single value {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be an array with one row per example, got the single value {value!r}. A dataset must "
+            "give batches: see its batch()."
+        )
     if array.dtype.kind == "f" and array.dtype != np.float32:
         return array.astype(np.float32)
     return _narrow(array, name) if array.dtype.name in ("int64", "uint32", "uint64") else array
+
+
+def _from_table(value: Any) -> Any:
+    """A table that is no array by itself, as a matrix with a column per column of the table."""
+    if hasattr(value, "__array__"):
+        return value
+    if hasattr(value, "__arrow_c_stream__"):
+        try:
+            import polars
+        except ImportError as error:
+            raise ImportError(
+                f"Reading a {type(value).__name__} needs polars: pip install 'epochal[data]', or pass a NumPy array."
+            ) from error
+        return polars.DataFrame(value).to_numpy()
+    if hasattr(value, "__dataframe__"):
+        table = value.__dataframe__()
+        return np.stack([_column(table.get_column(i)) for i in range(table.num_columns())], axis=1)
+    return value
+
+
+def _column(column: Any) -> np.ndarray:
+    """A column of numbers by the data frame interchange protocol, which polars 2 and pandas 4 read no more."""
+    parts = []
+    for chunk in column.get_chunks():
+        buffer, (kind, bits, *_) = chunk.get_buffers()["data"]
+        if kind not in (0, 1, 2) or chunk.null_count:
+            raise ValueError(f"Expected a table of numbers without gaps, got a column of {column.dtype}.")
+        memory = (ctypes.c_byte * buffer.bufsize).from_address(buffer.ptr)
+        start, kind_and_bytes = chunk.offset * bits // 8, f"{'iuf'[kind]}{bits // 8}"
+        parts.append(np.frombuffer(memory, kind_and_bytes, chunk.size(), start).copy())
+    return np.concatenate(parts)
 
 
 def _narrow(array: Any, name: str) -> Any:
@@ -172,13 +291,16 @@ def _without_object_dtype(array: np.ndarray, name: str) -> np.ndarray:
 def _refuse_unknown(x: Any, method: str) -> None:
     if x is None:
         raise ValueError(f"{method}() needs data: expected x, got None.")
-    if isinstance(x, str | bytes) or (isinstance(x, Iterator) or not _array_like(x)):
+    if not is_arrays(x):
         raise ValueError(f"Expected x of {method}() to be {ACCEPTED}; got {_describe(x)}.")
 
 
-def _array_like(x: Any) -> bool:
-    protocols = ("__array__", "__array_interface__", "__dlpack__")
-    return isinstance(x, list | tuple | Mapping) or any(hasattr(x, p) for p in protocols)
+def is_arrays(x: Any) -> bool:
+    """Whether `x` is an array, something like one, or a list or dict that may hold some."""
+    if isinstance(x, str | bytes) or hasattr(x, "__next__"):
+        return False
+    protocols = ("__array__", "__array_interface__", "__dlpack__", "__arrow_c_stream__", "__dataframe__")
+    return isinstance(x, list | tuple | Mapping | Lazy) or is_lazy(x) or any(hasattr(x, p) for p in protocols)
 
 
 def _named(name: str, tree: Any) -> list[tuple[str, Any]]:

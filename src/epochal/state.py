@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from epochal.layers.base import Layer, children, flax_modules, name_places, tracked
+from epochal.layers.base import Layer, children, flax_modules, name_places, tracked, walk
 
 
 class TrainState(NamedTuple):
@@ -49,6 +49,9 @@ class Parts:
         names = {id(t.variable): t.path for t in tracked(module)}
         self.names = [names[id(nodes[i])] for i in self.trained]
         self.regularizers = [_regularizer(nodes[i]) for i in self.trained]
+        # Whether a call without training changes buffers as well: stateful recurrent layers, from batch to batch.
+        self.stateful = any(getattr(layer, "stateful", False) for layer in walk(module))
+        self.row_independent = row_independent(module)
 
     def same_program(self, other: Parts | None) -> bool:
         """Whether a program compiled for `other` fits this module: same graph, same arrays trained."""

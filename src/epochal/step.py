@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,11 +14,10 @@ from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch, Block, take
-from epochal.objective import Objective, accumulate
+from epochal.masks import get_mask, set_mask
+from epochal.objective import Logs, Means, Objective, Tally
 from epochal.optimizers import Optimizer
 from epochal.state import Parts, TrainState
-
-Sums = Array | np.ndarray  # (2, k): the running statistics of a pass, see `objective.accumulate`
 
 
 class Program:
@@ -65,6 +65,19 @@ def _signature(arguments: Any) -> Any:
     return structure, tuple((np.shape(a), a.dtype) for a in leaves)
 
 
+@dataclass(frozen=True)
+class Custom:
+    """What a model's class has of its own.
+
+    Attributes:
+        loss: (module, batch, predictions, training) -> loss, from an override of `compute_loss`.
+        step: (state, batch) -> (state, logs), an override of `train_step`.
+    """
+
+    loss: Callable[[Any, Batch, Any, bool], Array] | None = None
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]] | None = None
+
+
 class Steps:
     """The programs of one model with one objective: `train`, `test`, `predict`.
 
@@ -74,6 +87,7 @@ class Steps:
         optimizer: None when the model does not train.
         outputs_of: brings a model's return value to a list with one array per output.
         eager: run steps un-compiled.
+        custom: what the model's class overrides.
     """
 
     def __init__(
@@ -83,10 +97,34 @@ class Steps:
         optimizer: Optimizer | None,
         outputs_of: Callable[[Any], list[Any]],
         eager: bool = False,
+        custom: Custom | None = None,
     ):
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
-        self.outputs_of, self.eager = outputs_of, eager
+        self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
+        self.means = Means()  # reports training where the model has a `train_step` of its own
         self._programs: dict[tuple[str, bool], Program] = {}
+
+    @property
+    def train_report(self) -> Objective | Means:
+        """What reads the tally of a training pass."""
+        assert self.objective is not None
+        return self.objective if self.custom.step is None else self.means
+
+    def tally(self, block: Block, state: TrainState) -> Tally:
+        """The tally before any training batch of blocks like this."""
+        assert self.objective is not None
+        custom = self.custom.step
+        if custom is None:
+            return self.objective.start
+        if not self.means.labels:  # known by the names of what the step logs
+
+            def logs(state: TrainState, block: Block) -> Any:
+                batch = take(block, 0, padded=False)
+                with scope.calling(self.call(batch, jax.random.key(0))):
+                    return custom(state, batch)[1]
+
+            self.means = Means(jax.eval_shape(logs, state, block))
+        return self.means.start
 
     def program(self, kind: str, padded: bool) -> Program:
         """The program "train", "test" or "predict" for batches with or without room for padding."""
@@ -110,78 +148,116 @@ class Steps:
 
     # -- one step, pure
 
-    def forward(self, params: Any, buffers: Any, batch: Batch, call: scope.Call) -> tuple[Any, Any, Array]:
-        """Predictions, the buffers after the call, and the penalties: regularization and added losses."""
-        module = self.parts.assemble(params, buffers, call.training)
-        with scope.calling(call):
-            predictions = module(batch.x)  # pyright: ignore[reportCallIssue]
+    def forward(self, params: Any, buffers: Any, x: Any, call: scope.Call) -> tuple[Any, Any, Any]:
+        """The module that was called, its predictions for `x`, and the buffers after the call.
+
+        What the parameters' regularizers come to is among `call.losses` then.
+        """
+        module: Any = self.parts.assemble(params, buffers, call.training)
+        predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(
             new.astype(old.dtype) if new.dtype != old.dtype else new for new, old in zip(after, buffers, strict=True)
         )
-        penalty = sum(call.losses, jnp.zeros((), jnp.float32))
         for value, regularizer in zip(params, self.parts.regularizers, strict=True):
             if regularizer is not None:
-                penalty = penalty + regularizer(value)
-        return predictions, after, penalty
+                call.losses.append(regularizer(value))
+        return module, predictions, after
 
-    def train_step(self, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Array]:
-        """The state after one update, and the batch's packed statistics."""
+    def total_loss(self, module: Any, predictions: Any, batch: Batch, call: scope.Call) -> Array:
+        """What training minimises: the compiled losses and all penalties, or what an own `compute_loss` returns."""
+        if self.custom.loss is not None:
+            return self.custom.loss(module, batch, predictions, call.training)
+        assert call.objective is not None
+        return call.objective(batch.y, predictions, batch.weight)
+
+    def call(self, batch: Batch, key: Array | None) -> scope.Call:
+        """What layers and `compute_loss` know of a step on this batch; in training `key` is given."""
+        objective = self.objective
+        assert objective is not None
+        call = scope.Call(training=key is not None, rows=batch.rows, ids=batch.ids, key=key)
+
+        def compiled_loss(y: Any, predictions: Any, weight: Any) -> Array:
+            given = batch._replace(y=objective.listed(y), weight=objective.listed(weight))
+            loss, _ = objective.loss(self.outputs_of(predictions), given)
+            return loss + sum(call.losses, jnp.zeros((), jnp.float32))
+
+        call.objective = compiled_loss
+        return call
+
+    def update(self, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Array, Any]:
+        """The state after one update, the batch's loss and its predictions."""
         objective, optimizer = self.objective, self.optimizer
         assert objective is not None
         assert optimizer is not None
 
         def loss_of(params: Any) -> tuple[Array, Any]:
-            call = scope.Call(training=True, rows=batch.rows, ids=batch.ids, key=key)
-            predictions, buffers, penalty = self.forward(params, state.buffers, batch, call)
-            if not any(objective.losses) and not call.losses:
+            call = self.call(batch, key)
+            with scope.calling(call):
+                module, predictions, buffers = self.forward(params, state.buffers, batch.x, call)
+                loss = self.total_loss(module, predictions, batch, call)
+            if not any(objective.losses) and not call.losses and self.custom.loss is None:
                 raise ValueError("Nothing to minimise: give compile() a loss, or add one with add_loss() in a layer.")
-            loss, sums = objective.measure(self.outputs_of(predictions), batch, penalty)
-            return loss, (buffers, objective.pack(sums))
+            outputs = self.outputs_of(predictions)
+            return loss, (buffers, loss, outputs, [get_mask(output) for output in outputs])
 
-        gradients, (buffers, packed) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, (buffers, loss, outputs, masks) = jax.grad(loss_of, has_aux=True)(state.params)
+        for output, mask in zip(outputs, masks, strict=True):
+            set_mask(output, mask)  # `grad` hands out new arrays
         params, opt = optimizer.update(list(gradients), state.opt, list(state.params))
-        return TrainState(tuple(params), buffers, opt), packed
+        return TrainState(tuple(params), buffers, opt), loss, outputs
 
-    def test_step(self, params: Any, buffers: Any, batch: Batch) -> Array:
-        """The batch's packed statistics."""
+    def train_step(self, state: TrainState, tally: Tally, batch: Batch, key: Array) -> tuple[TrainState, Tally]:
+        """The state and the tally after one step."""
         assert self.objective is not None
-        call = scope.Call(training=False, rows=batch.rows, ids=batch.ids)
-        predictions, _, penalty = self.forward(params, buffers, batch, call)
-        _, sums = self.objective.measure(self.outputs_of(predictions), batch, penalty)
-        return self.objective.pack(sums)
+        if self.custom.step is not None:
+            with scope.calling(self.call(batch, key)):
+                state, logs = self.custom.step(state, batch)
+            return state, self.means.measure(logs, batch, tally)
+        state, loss, outputs = self.update(state, batch, key)
+        return state, self.objective.measure(outputs, batch, loss, tally)
+
+    def test_step(self, params: Any, buffers: Any, tally: Tally, batch: Batch) -> tuple[Any, Tally]:
+        """The buffers and the tally after one batch of evaluation."""
+        assert self.objective is not None
+        call = self.call(batch, None)
+        with scope.calling(call):
+            module, predictions, after = self.forward(params, buffers, batch.x, call)
+            loss = self.total_loss(module, predictions, batch, call)
+        return after, self.objective.measure(self.outputs_of(predictions), batch, loss, tally)
 
     # -- many steps, compiled. The trip count is an argument, so one program runs any number of steps; cutting a row of
     # -- steps into several executions gives the same bits.
 
     def _make_train(self, padded: bool) -> Program:
-        def train(state: TrainState, sums: Sums, block: Block, draw: Any, first: Any, last: Any) -> Any:
+        def train(state: TrainState, tally: Tally, block: Block, draw: Any, first: Any, last: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(draw[0]), draw[1])
 
             def body(i: Any, carry: Any) -> Any:
-                state, sums = carry
-                state, packed = self.train_step(state, take(block, i, padded), key)
-                return state, accumulate(sums, packed)
+                state, tally = carry
+                return self.train_step(state, tally, take(block, i, padded), key)
 
-            return self._loop(first, last, body, (state, sums))
+            return self._loop(first, last, body, (state, tally))
 
         return Program(train, donate=(0,), eager=self.eager)
 
     def _make_test(self, padded: bool) -> Program:
-        def test(params: Any, buffers: Any, sums: Sums, block: Block, first: Any, last: Any) -> Array:
-            def body(i: Any, sums: Sums) -> Array:
-                return accumulate(sums, self.test_step(params, buffers, take(block, i, padded)))
+        def test(params: Any, buffers: Any, tally: Tally, block: Block, first: Any, last: Any) -> tuple[Any, Tally]:
+            def body(i: Any, carry: Any) -> Any:
+                kept, tally = carry
+                after, tally = self.test_step(params, buffers if kept is None else kept, tally, take(block, i, padded))
+                return after if self.parts.stateful else None, tally
 
-            return self._loop(first, last, body, sums)
+            return self._loop(first, last, body, (buffers if self.parts.stateful else None, tally))
 
         return Program(test, eager=self.eager)
 
     def _make_predict(self, padded: bool) -> Program:
         def predict(params: Any, buffers: Any, x: Any) -> Any:
             call = scope.Call(training=False)
-            module = self.parts.assemble(params, buffers, training=False)
             with scope.calling(call):
-                return module(x)  # pyright: ignore[reportCallIssue]
+                _, predictions, after = self.forward(params, buffers, x, call)
+            return predictions, after if self.parts.stateful else None
 
         return Program(predict, eager=self.eager)
 
@@ -211,36 +287,57 @@ class TrainRunner:
         assert optimizer is not None
         return TrainState(params, buffers, optimizer.state)
 
-    def arguments(self, block: Block, sums: Sums) -> tuple:
-        """What the program takes, for compiling."""
-        return (self.state(), sums, block, self._draw, np.int32(0), np.int32(0))
+    def start(self, block: Block) -> Tally:
+        """The tally before any batch of blocks like this."""
+        return self.steps.tally(block, self.state())
 
-    def run(self, executable: Callable, block: Block, sums: Sums, first: int, last: int) -> Sums:
-        """Steps first … last-1 of the block; returns the sums so far."""
-        state, sums = executable(self.state(), sums, block, self._draw, np.int32(first), np.int32(last))
+    def read(self, tally: Tally) -> Logs:
+        """The reported numbers. Waits for the device."""
+        return self.steps.train_report.read(tally)
+
+    def arguments(self, block: Block, tally: Tally) -> tuple:
+        """What the program takes, for compiling."""
+        return (self.state(), tally, block, self._draw, np.int32(0), np.int32(0))
+
+    def run(self, executable: Callable, block: Block, tally: Tally, first: int, last: int) -> Tally:
+        """Steps first … last-1 of the block; returns the tally so far."""
+        state, tally = executable(self.state(), tally, block, self._draw, np.int32(first), np.int32(last))
         self.steps.parts.publish(state.params, state.buffers)
         assert self.steps.optimizer is not None
         self.steps.optimizer.state = state.opt
-        return sums
+        return tally
 
 
 class TestRunner:
-    """Runs evaluation steps; changes nothing in the model."""
+    """Runs evaluation steps; changes nothing in the model but the states of stateful layers."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
     kind = "test"
 
     def __init__(self, steps: Steps, padded: bool):
-        self.steps, self.padded = steps, padded
+        assert steps.objective is not None
+        self.steps, self.padded, self._objective = steps, padded, steps.objective
         self.program = steps.program("test", padded)
 
-    def arguments(self, block: Block, sums: Sums) -> tuple:
-        """What the program takes, for compiling."""
-        return (*self.steps.parts.collect(), sums, block, np.int32(0), np.int32(0))
+    def start(self, block: Block) -> Tally:
+        """The tally before any batch."""
+        return self._objective.start
 
-    def run(self, executable: Callable, block: Block, sums: Sums, first: int, last: int) -> Sums:
-        """Steps first … last-1 of the block; returns the sums so far."""
-        return executable(*self.steps.parts.collect(), sums, block, np.int32(first), np.int32(last))
+    def read(self, tally: Tally) -> Logs:
+        """The reported numbers. Waits for the device."""
+        return self._objective.read(tally)
+
+    def arguments(self, block: Block, tally: Tally) -> tuple:
+        """What the program takes, for compiling."""
+        return (*self.steps.parts.collect(), tally, block, np.int32(0), np.int32(0))
+
+    def run(self, executable: Callable, block: Block, tally: Tally, first: int, last: int) -> Tally:
+        """Steps first … last-1 of the block; returns the tally so far."""
+        params, buffers = self.steps.parts.collect()
+        kept, tally = executable(params, buffers, tally, block, np.int32(first), np.int32(last))
+        if kept is not None:
+            self.steps.parts.publish(params, kept)
+        return tally
 
 
 def as_list(predictions: Any, names: Sequence[str]) -> list[Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,19 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from epochal import loop, sources
-from epochal.arguments import checked_batch_size, device_dtype, per_output, with_class_weight
+from epochal import loop, scope, sources
+from epochal.arguments import (
+    array_chunks,
+    check_labels,
+    checked_batch_size,
+    device_dtype,
+    per_output,
+    stream_chunks,
+    with_class_weight,
+)
 from epochal.callbacks.base import CallbackList, Logs
 from epochal.callbacks.history import History
-from epochal.feed import ArrayFeed
-from epochal.layers.base import abstract_call, tracked
+from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
+from epochal.layers.base import abstract_call, parts_of, tracked
 from epochal.layers.weights import draw_weights
-from epochal.objective import Objective, Output, Recipe
+from epochal.objective import Objective, Output, Recipe, Tally
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
 from epochal.sources import Examples
-from epochal.state import Parts, row_independent
+from epochal.state import Parts, TrainState
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
+from epochal.streams import Stream, Workforce, as_stream, is_stream, lazy_batches, made
 
 
 class Training:
@@ -40,7 +52,7 @@ class Training:
     """
 
     def __init__(self, model: Any):
-        self._model = model
+        self.model = model
         self.recipe: Recipe | None = None
         self.optimizer: Optimizer | None = None
         self.eager = False
@@ -50,9 +62,11 @@ class Training:
         self.inputs: Any = None
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
         self._parts: Parts | None = None
+        self._found: list[Any] = []  # what the model consisted of when it was taken apart
         self.programs: dict[Any, Steps] = {}
-        self.running_sums: dict[str, Any] = {}  # of train_on_batch and test_on_batch
+        self.running: dict[str, tuple[Tally, Any]] = {}  # of train_on_batch and test_on_batch, with the pivot
         self._seed, self._batches = next_seed(), 0  # what train_on_batch draws masks by
+        self._current: Steps | None = None  # what `steps` returned last
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
     def compile(self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str) -> None:
@@ -61,7 +75,7 @@ class Training:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
         self.eager, self.steps_per_execution = eager, steps_per_execution
-        self.programs, self.running_sums = {}, {}
+        self.programs, self.running = {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
         """Notes what the model was built for."""
@@ -91,57 +105,157 @@ class Training:
         return self.recipe
 
     def fit_data(
-        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, fraction: Any, validation_data: Any
-    ) -> tuple[Examples, Examples | None]:
-        """Training examples with all weights in them, and the examples to validate on."""
-        examples = sources.as_examples(x, y, sample_weight, method="fit")
-        held_out = None
-        if validation_data is not None:
-            held_out = sources.as_validation(validation_data)
-        elif fraction:
-            examples, held_out = sources.split(examples, fraction)
+        self,
+        given: tuple,
+        class_weight: Any,
+        way: Way,
+        fraction: Any,
+        validation_data: Any,
+        validation_way: Way,
+        closing: ExitStack,
+    ) -> tuple[Data, Data | None]:
+        """Data to train on, and to validate on.
+
+        Args:
+            given: x, y and sample_weight.
+            class_weight: as `fit` takes it.
+            way, validation_way: how the one and the other are gone through.
+            fraction: `validation_split`.
+            validation_data: as `fit` takes it; None is none.
+            closing: closes what is opened.
+
+        Raises:
+            ValueError: data of no known kind, or that does not fit the model.
+        """
+        given, validation_data = (made(given[0]), *given[1:]), made(validation_data)
+        by_default = validation_way
+        if validation_way.batch_size is None:
+            by_default = replace(validation_way, batch_size=way.batch_size)
+        if validation_data is None and fraction:
+            if is_stream(given[0]):
+                raise ValueError(
+                    f"validation_split needs arrays, got a {type(given[0]).__name__}: pass validation_data instead."
+                )
+            examples, held_out = sources.split(sources.as_examples(*given, method="fit"), fraction)
+            return self._of_arrays(examples, way, class_weight), self._of_arrays(held_out, by_default)
+        data = self.data("fit", given, way, closing, class_weight)
+        if validation_data is None:
+            return data, None
+        if is_stream(validation_data):
+            return data, self.data("validation", (validation_data, None, None), validation_way, closing)
+        return data, self._of_arrays(sources.as_validation(validation_data), by_default)
+
+    def data(self, method: str, given: tuple, way: Way, closing: ExitStack, class_weight: Any = None) -> Data:
+        """What a user passes as x, y and sample_weight, checked; the model is built for it.
+
+        Raises:
+            ValueError: data of no known kind, or that does not fit the model.
+        """
+        x, y, sample_weight = made(given[0]), given[1], given[2]
+        if not is_stream(x):
+            return self._of_arrays(sources.as_examples(x, y, sample_weight, method=method), way, class_weight)
+        for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", way.batch_size)):
+            if value is not None:
+                raise ValueError(
+                    f"{method}() got {name} beside a {type(x).__name__}, whose batches bring their own: expected None."
+                )
+        stream, first = self._opened(x, method, way, closing)
+        data = Data(self, self.aligned(first), stream=stream, class_weight=class_weight)
+        self.weighted(data.first, class_weight)  # refused before anything is trained
+        return data
+
+    def input_data(self, x: Any, way: Way, closing: ExitStack) -> Data:
+        """The same for `predict`: targets that come along are left alone."""
+        x = made(x)
+        if not is_stream(x):
+            examples = self.matched(sources.as_examples(x, method="predict"))
+            size = checked_batch_size(way.batch_size, examples.n)
+            self._refuse_remainder(examples.n, size)
+            return Data(self, examples, way=replace(way, batch_size=size))
+        if way.batch_size is not None:
+            raise ValueError(f"predict() got batch_size beside a {type(x).__name__}: expected None.")
+        stream, first = self._opened(x, "predict", way, closing)
+        return Data(self, self.matched(first), stream=stream)
+
+    def batch(self, method: str, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Examples:
+        """One batch for `train_on_batch` and the like."""
+        self.ready_to(method)
+        examples = sources.as_examples(x, y, sample_weight, method=method)
+        return self.weighted(self.aligned(examples.read()), class_weight)
+
+    def _opened(self, x: Any, method: str, way: Way, closing: ExitStack) -> tuple[Stream, Examples]:
+        stream = as_stream(
+            x, method, way.limit, shuffle=way.shuffle, seed=way.seed, again=way.again, workforce=way.workforce
+        )
+        closing.callback(stream.close)
+        first = stream.begin(way.first_epoch)
+        if first is None:
+            raise ValueError(f"Expected at least one batch in {method}(), the {type(x).__name__} gave none.")
+        return stream, first
+
+    def _of_arrays(self, examples: Examples, way: Way, class_weight: Any = None) -> Data:
         examples = self.aligned(examples)
-        if class_weight is not None:
-            examples = with_class_weight(examples, class_weight, self.outputs())
-        if held_out is not None:
-            held_out = self.aligned(held_out)
-        return examples, held_out
+        size = checked_batch_size(way.batch_size, examples.n)
+        self._refuse_remainder(examples.n, size)
+        way = replace(way, batch_size=size)
+        if examples.lazy:
+            stream = lazy_batches(examples, size, way.shuffle, way.seed, way.limit, way.again)
+            return Data(self, examples, way=way, stream=stream, class_weight=class_weight)
+        return Data(self, self.weighted(examples, class_weight), way=way)
+
+    def _refuse_remainder(self, n: int, batch_size: int) -> None:
+        if n % batch_size and self.parts().stateful:
+            raise ValueError(
+                f"A stateful model keeps one state per row of the batch: expected a number of examples that batch_size="
+                f"{batch_size} divides, got {n}."
+            )
 
     def matched(self, examples: Examples) -> Examples:
         """Inputs in the model's structure; builds the model for its first data, and checks what comes later."""
-        matched = Examples(self._model.match_inputs(examples.x), examples.y, examples.weight, examples.n)
-        self._model.build_for(matched.x)
+        matched = Examples(self.model.match_inputs(examples.x), examples.y, examples.weight, examples.n)
+        self.model.build_for(matched.x)
         return matched
 
     def aligned(self, examples: Examples) -> Examples:
         """The same, with targets and weights as lists with one array per output."""
         examples = self.matched(examples)
-        names = self._model.names_of(self.outputs())
+        names = self.model.names_of(self.outputs())
         y = None if examples.y is None else per_output(examples.y, names, "y")
         weight = None if examples.weight is None else per_output(examples.weight, names, "sample_weight")
         return Examples(examples.x, y, weight, examples.n)
 
+    def weighted(self, examples: Examples, class_weight: Any) -> Examples:
+        """The aligned examples with the weights of their classes."""
+        if class_weight is None:
+            return examples
+        outputs = self.outputs()
+        return with_class_weight(examples, class_weight, self.model.names_of(outputs), outputs)
+
     def outputs(self) -> Any:
         """Shape and type of what the model returns for a batch."""
         if self._outputs is None:
-            self._outputs = abstract_call(self._model, self.inputs)
+            self._outputs = abstract_call(self.model, self.inputs)
         return self._outputs
 
     def parts(self) -> Parts:
         """The model taken apart; programs made for another structure are thrown away."""
-        draw_weights(t.variable for t in tracked(self._model))
-        parts = Parts(self._model)
+        found = parts_of(self.model)
+        if self._parts is not None and len(found) == len(self._found) and all(map(operator.is_, found, self._found)):
+            return self._parts
+        draw_weights(t.variable for t in tracked(self.model))
+        parts = Parts(self.model)
         if self._parts is not None and parts.same_program(self._parts):
             self._parts.nodes = parts.nodes  # should a variable have been replaced by another of its kind
-            return self._parts
-        self._parts, self._outputs, self.programs = parts, None, {}
-        return parts
+        else:
+            self._parts, self._outputs, self.programs = parts, None, {}
+        self._found = parts_of(self.model)
+        return self._parts
 
     def steps(self, examples: Examples, recipe: Recipe) -> Steps:
         """The programs for targets of this kind, made when there are none yet."""
         parts = self.parts()
         predictions: Any = self.outputs()
-        names = self._model.names_of(predictions)
+        names = self.model.names_of(predictions)
         targets = examples.y if examples.y is not None else [None] * len(names)
         specs: list[Any] = [None if t is None else spec_of(t) for t in targets]
         outputs = [Output(n, t, p) for n, t, p in zip(names, specs, as_list(predictions, names), strict=True)]
@@ -149,8 +263,42 @@ class Training:
         key = (tuple((o.name, o.target, o.prediction) for o in outputs), self.eager, revision)
         if key not in self.programs:
             objective = Objective(recipe, outputs)
-            self.programs[key] = Steps(parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager)
+            self.programs[key] = Steps(
+                parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()
+            )
+        self._current = self.programs[key]
         return self.programs[key]
+
+    def default_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        """`Model.train_step` as it is without an override, for those that call it."""
+        steps, call = self._running(), scope.current()
+        assert call is not None
+        assert call.key is not None
+        state, loss, outputs = steps.update(state, batch, call.key)
+        assert steps.objective is not None
+        return state, {"loss": loss, **steps.objective.loss(outputs, batch)[1]}
+
+    def stateless_call(self, params: Any, buffers: Any, x: Any, training: bool) -> tuple[Any, Any]:
+        """See `Model.stateless_call`. In a step, layers know of the step's batch."""
+        outer = scope.current()
+        parts = self.parts() if outer is None or self._parts is None else self._parts
+        call = replace(outer or scope.Call(), training=training)  # shares the list of losses
+        with scope.calling(call):
+            _, predictions, after = Steps(parts, None, None, lambda p: p).forward(params, buffers, x, call)
+        return predictions, after
+
+    def loss_of(self, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """The compiled loss of a batch outside of any step."""
+        recipe = self.ready_to("compute_loss")
+        names = self.model.names_of(y_pred)
+        predictions = as_list(y_pred, names)
+        targets = [None] * len(names) if y is None else per_output(y, names, "y")
+        weights = None if sample_weight is None else per_output(sample_weight, names, "sample_weight")
+        specs: list[Any] = [None if t is None else spec_of(jnp.asarray(t)) for t in targets]
+        rows = [Output(n, t, spec_of(p)) for n, t, p in zip(names, specs, predictions, strict=True)]
+        n = predictions[0].shape[0]
+        batch = Batch(None, targets, weights, None, jnp.float32(n), jnp.arange(n, dtype=jnp.uint32))
+        return Objective(replace(recipe, metrics=None, weighted_metrics=None), rows).loss(predictions, batch)[0]
 
     def predict_steps(self) -> Steps:
         """The programs of a model that need not be compiled."""
@@ -159,13 +307,18 @@ class Training:
             self.programs["predict"] = Steps(parts, None, None, lambda p: p, self.eager)
         return self.programs["predict"]
 
+    def _running(self) -> Steps:
+        if self._current is None:
+            raise RuntimeError("train_step() is called by fit() and train_on_batch(), not by hand.")
+        return self._current
+
     def start_optimizer(self, parts: Parts) -> None:
         """Gives the optimizer a state for the arrays that train now; one it already has for them is kept."""
         optimizer = self.optimizer
         assert optimizer is not None
         if not parts.trained:
             raise ValueError(
-                f"Model {self._model.name!r} has nothing to train: all its weights are frozen, or it has none."
+                f"Model {self.model.name!r} has nothing to train: all its weights are frozen, or it has none."
             )
         if self._optimizer_for == parts.names and optimizer.state is not None:
             return
@@ -186,52 +339,129 @@ class Training:
         if averages is not None:
             parts.publish(tuple(jnp.array(a, copy=True) for a in averages), parts.collect()[1])
 
-    def feed(
-        self,
-        examples: Examples,
-        batch_size: Any,
-        shuffle: bool | str,
-        seed: int,
-        programs: Steps,
-        steps: int | None = None,
-        again: bool = True,
-    ) -> ArrayFeed:
-        """The examples as batches; short ones keep their shape where code of a user's may look across the batch.
-
-        Args:
-            steps: batches per epoch; None is all of them once.
-            again: with more `steps` than there are batches, start over.
-        """
-        objective = programs.objective
-        assert objective is not None
-        exact_tail = not (objective.row_independent and row_independent(self._model))
-        size = checked_batch_size(batch_size, examples.n)
-        if steps is not None and not again:
-            steps = min(steps, -(-examples.n // size))
-        return ArrayFeed(examples, size, shuffle, seed, exact_tail, steps)
-
-    def one_batch(self, kind: str, steps: Steps, examples: Examples, alone: bool) -> Logs:
+    def one_batch(self, kind: str, examples: Examples, alone: bool) -> Logs:
         """Trains or tests with all examples as one batch; values of it alone, or running ones."""
-        objective = steps.objective
-        assert objective is not None
-        feed = ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True)
-        (block,) = feed.epoch(0)
+        assert self.recipe is not None
+        steps = self.steps(examples, self.recipe)
+        check_labels(steps, examples)
+        if kind == "train":
+            self.start_optimizer(steps.parts)
+        tally, pivot = (None, None) if alone else self.running.get(kind, (None, None))
+        feed = ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True, pivot=pivot)
+        ((block, _),) = feed.epoch(0)
         self._batches += 1
         runner = (
             TrainRunner(steps, False, self._seed, self._batches) if kind == "train" else TestRunner(steps, padded=False)
         )
-        sums = None if alone else self.running_sums.get(kind)
-        sums = np.zeros((2, objective.width), np.float32) if sums is None else sums
-        executable = runner.program.executable(*runner.arguments(block, sums))
-        sums = runner.run(executable, block, sums, 0, 1)
-        self.running_sums[kind] = sums
-        return objective.read(sums)
+        tally = runner.start(block) if tally is None else tally
+        executable = runner.program.executable(*runner.arguments(block, tally))
+        tally = runner.run(executable, block, tally, 0, 1)
+        self.running[kind] = (tally, block.pivot)
+        return runner.read(tally)
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
-        """A new session; the stop flags are down."""
-        self.stop = dict.fromkeys(self.stop, False)
-        calls = CallbackList(callbacks, self._model, params)
-        return loop.Session(self._model, steps, calls, display, self.steps_per_execution)
+        """A new session."""
+        calls = CallbackList(callbacks, self.model, params)
+        return loop.Session(self.model, steps, calls, display, self.steps_per_execution)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a method goes through its data.
+
+    Attributes:
+        batch_size: as a user gives it, or a number.
+        shuffle, seed: of the order.
+        limit: batches per epoch; None is one pass, -1 an epoch without end.
+        again: whether an epoch starts over when a pass is through.
+        first_epoch: the epoch that will be drawn first.
+        workforce: who makes a `PyDataset`'s batches.
+    """
+
+    batch_size: Any = None
+    shuffle: bool | str = False
+    seed: int = 0
+    limit: int | None = None
+    again: bool = False
+    first_epoch: int = 0
+    workforce: Workforce = field(default_factory=Workforce)
+
+
+class Data:
+    """Data of one method call, checked against the model.
+
+    Args:
+        training: the model's training side.
+        first: the examples, or the first batch of a stream; what programs are made for.
+        way: how arrays are gone through, with the number of examples per batch.
+        stream: the batches, where the data is no arrays in memory.
+        class_weight: still to be put into the stream's batches.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        first: Examples,
+        *,
+        way: Way | None = None,
+        stream: Stream | None = None,
+        class_weight: Any = None,
+    ):
+        self.first, self.stream = first, stream
+        self._training, self._way, self._class_weight = training, way, class_weight
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples per batch; None where batches come as they are."""
+        return None if self._way is None else self._way.batch_size
+
+    @property
+    def steps(self) -> int | None:
+        """Batches per epoch, as far as that is known."""
+        if self._way is None or self.stream is not None:
+            return self.stream.expected if self.stream is not None else None
+        per_pass, limit = -(-self.first.n // self._way.batch_size), self._way.limit
+        if limit is None or limit == -1:
+            return per_pass if limit is None else None
+        return limit if self._way.again else min(limit, per_pass)
+
+    def feed(self, programs: Steps) -> Feed:
+        """The data as batches for these programs.
+
+        Short batches keep their shape where code of a user's may look across the batch.
+        """
+        training, objective, way = self._training, programs.objective, self._way
+        assert objective is not None
+        exact_tail = not (objective.row_independent and programs.parts.row_independent)
+        if self.stream is None:
+            assert way is not None
+            check_labels(programs, self.first)
+            steps = -1 if way.limit == -1 else self.steps
+            return ArrayFeed(self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps)
+        in_form = self.first.lazy  # arrays on disk were aligned as a whole
+
+        def prepare(batch: Examples) -> Examples:
+            batch = training.weighted(batch if in_form else training.aligned(batch), self._class_weight)
+            check_labels(programs, batch)
+            return batch
+
+        return StreamFeed(self.stream, prepare, exact_tail, self.batch_size)
+
+    def chunks(self, padded: bool) -> Iterator[tuple[Any, int]]:
+        """Inputs for `predict`, batch by batch, with the number of true rows in each."""
+        if self._way is not None:
+            size = self._way.batch_size
+            yield from array_chunks(self.first.rows(0, min((self.steps or 0) * size, self.first.n)), size, padded)
+            return
+        assert self.stream is not None
+        drawn = (batch.examples for batch in self.stream.epoch(0))
+        count, limit = 0, self.stream.limit
+        for chunk in stream_chunks(map(self._training.matched, drawn), padded):
+            count += 1
+            yield chunk
+        self.stream.end_epoch()
+        if self.stream.dry and limit is not None:
+            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=4)
 
 
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:

@@ -1,13 +1,16 @@
 """Keras's layers. Each is a `flax.nnx.Module`, built at its first input."""
 
 from epochal.layers.activation import ELU, LeakyReLU, PReLU, ReLU, Softmax
+from epochal.layers.attention import AdditiveAttention, Attention, GroupQueryAttention, MultiHeadAttention
 from epochal.layers.base import Layer
+from epochal.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from epochal.layers.conv import (
     Conv1D,
     Conv1DTranspose,
     Conv2D,
     Conv2DTranspose,
     Conv3D,
+    Conv3DTranspose,
     Convolution1D,
     Convolution2D,
     Convolution3D,
@@ -16,9 +19,34 @@ from epochal.layers.conv import (
     SeparableConv1D,
     SeparableConv2D,
 )
-from epochal.layers.core import Activation, Dense, Embedding, Flatten, Input, Reshape
-from epochal.layers.dropout import Dropout, GaussianDropout, GaussianNoise, SpatialDropout1D, SpatialDropout2D
-from epochal.layers.merge import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
+from epochal.layers.core import Activation, Dense, Embedding, Flatten, Input, InputLayer, Lambda, Reshape
+from epochal.layers.dropout import (
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+)
+from epochal.layers.masking import Masking
+from epochal.layers.merge import (
+    Add,
+    Average,
+    Concatenate,
+    Dot,
+    Maximum,
+    Minimum,
+    Multiply,
+    Subtract,
+    add,
+    average,
+    concatenate,
+    dot,
+    maximum,
+    minimum,
+    multiply,
+    subtract,
+)
 from epochal.layers.normalization import BatchNormalization, GroupNormalization, LayerNormalization, RMSNormalization
 from epochal.layers.pooling import (
     AveragePooling1D,
@@ -47,6 +75,7 @@ from epochal.layers.pooling import (
     MaxPooling3D,
 )
 from epochal.layers.preprocessing import Normalization, Rescaling
+from epochal.layers.recurrent import GRU, LSTM, RNN, SimpleRNN
 from epochal.layers.reshaping import (
     Cropping1D,
     Cropping2D,
@@ -60,11 +89,17 @@ from epochal.layers.reshaping import (
     ZeroPadding2D,
     ZeroPadding3D,
 )
+from epochal.layers.wrappers import Bidirectional, TimeDistributed, Wrapper
 
 __all__ = [
     "ELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "Add",
+    "AdditiveAttention",
+    "Attention",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -73,12 +108,14 @@ __all__ = [
     "AvgPool2D",
     "AvgPool3D",
     "BatchNormalization",
+    "Bidirectional",
     "Concatenate",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",
     "Conv2DTranspose",
     "Conv3D",
+    "Conv3DTranspose",
     "Convolution1D",
     "Convolution2D",
     "Convolution3D",
@@ -92,6 +129,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -107,10 +145,15 @@ __all__ = [
     "GlobalMaxPooling2D",
     "GlobalMaxPooling3D",
     "GroupNormalization",
+    "GroupQueryAttention",
     "Input",
+    "InputLayer",
+    "LSTMCell",
+    "Lambda",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
+    "Masking",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
@@ -119,6 +162,7 @@ __all__ = [
     "MaxPooling3D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "Normalization",
     "PReLU",
@@ -130,14 +174,28 @@ __all__ = [
     "Reshape",
     "SeparableConv1D",
     "SeparableConv2D",
+    "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",
+    "SpatialDropout3D",
+    "StackedRNNCells",
     "Subtract",
+    "TimeDistributed",
     "UpSampling1D",
     "UpSampling2D",
     "UpSampling3D",
+    "Wrapper",
     "ZeroPadding1D",
     "ZeroPadding2D",
     "ZeroPadding3D",
+    "add",
+    "average",
+    "concatenate",
+    "dot",
+    "maximum",
+    "minimum",
+    "multiply",
+    "subtract",
 ]

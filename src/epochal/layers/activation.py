@@ -35,6 +35,8 @@ class ReLU(Layer):
         [[0.0, 2.0, 6.0]]
     """
 
+    supports_masking = True
+
     def __init__(
         self,
         max_value: int | float | None = None,
@@ -68,6 +70,8 @@ class LeakyReLU(Layer):
         [[-0.5, 2.0]]
     """
 
+    supports_masking = True
+
     def __init__(self, negative_slope: int | float = 0.3, *, alpha: int | float | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         slope = negative_slope if alpha is None else alpha
@@ -89,6 +93,8 @@ class ELU(Layer):
         >>> layers.ELU()(np.array([[0.0, 2.0]])).tolist()
         [[0.0, 2.0]]
     """
+
+    supports_masking = True
 
     def __init__(self, alpha: int | float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
@@ -117,6 +123,8 @@ class PReLU(Layer):
         >>> layers.PReLU(shared_axes=[1, 2])(np.zeros((2, 5, 5, 3))).shape
         (2, 5, 5, 3)
     """
+
+    supports_masking = True
 
     def __init__(
         self,
@@ -156,6 +164,8 @@ class Softmax(Layer):
         >>> layers.Softmax()(np.array([[1.0, 1.0]])).tolist()
         [[0.5, 0.5]]
     """
+
+    supports_masking = True
 
     def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any):
         super().__init__(**kwargs)

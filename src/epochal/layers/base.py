@@ -24,6 +24,7 @@ from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
 from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
 from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw, weights_wait
+from epochal.masks import get_mask, masks_of, set_masks
 
 Shape = tuple[int | None, ...]
 
@@ -58,6 +59,11 @@ def fresh_name(base: str) -> str:
     return base if seen == 0 else f"{base}_{seen}"
 
 
+def forget_names() -> None:
+    """The next layers are named as in a new process."""
+    _name_counts.clear()
+
+
 class SymbolicCall:
     """Inputs and outputs of a layer's last call on symbolic tensors. Opaque: Flax must not walk into it."""
 
@@ -81,6 +87,8 @@ class Layer(Configurable, nnx.Module):
     # Whether row i of the output depends on row i of the input alone, or on other rows only through means that leave
     # padding out (`scope.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
     padding_safe = False
+    # Whether a mask that comes with the input makes sense for the output, see `compute_mask`.
+    supports_masking = False
 
     def __init_subclass__(cls, **kwargs: Any):
         # Lists and dicts of layers as plain attributes need this, and Flax does not inherit it.
@@ -121,6 +129,13 @@ class Layer(Configurable, nnx.Module):
     def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's mathematics; may take `training` and `mask`."""
         raise NotImplementedError(f"{type(self).__name__} has no call(self, x)")
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The mask of the output, for `inputs` with the mask `previous_mask` (None: they have none).
+
+        Called when the layer's `supports_masking` is true; without it a mask ends at the layer.
+        """
+        return previous_mask
 
     # -- what a subclass uses
 
@@ -176,13 +191,24 @@ class Layer(Configurable, nnx.Module):
             kwargs["training"] = call.training if call is not None else False
         elif "training" not in _parameters(type(self)):
             kwargs.pop("training", None)
+        masks = masks_of(x)
+        if masks is not None and "mask" in _parameters(type(self)) and kwargs.get("mask") is None:
+            kwargs["mask"] = masks
         y = self.call(x, *args, **kwargs)
+        self._hand_on(x, masks if masks is not None else kwargs.get("mask"), y)
         if self._output_shape is None:
             # Past Flax's check against changing a module while tracing: a shape belongs to no trace.
             object.__setattr__(self, "_output_shape", jax.tree.map(lambda a: (None, *a.shape[1:]), y))
         if self.activity_regularizer is not None:
             self._regularize_activity(y)
         return y
+
+    def _hand_on(self, x: Any, masks: Any, y: Any) -> None:
+        """Gives the output its mask. One that the layers inside have given stays."""
+        if self.supports_masking and all(get_mask(leaf) is None for leaf in jax.tree.leaves(y)):
+            output_masks = self.compute_mask(x, masks)
+            if output_masks is not None:
+                set_masks(y, output_masks)
 
     def _call_symbolically(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Builds the layer and notes the call in the graph of a model to be."""
@@ -356,6 +382,45 @@ def _modules_in(value: Any) -> Iterator[nnx.Module]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _modules_in(item)
+
+
+def walk(module: nnx.Module) -> Iterator[nnx.Module]:
+    """`module` and all layers in it."""
+    yield module
+    if isinstance(module, Layer):
+        for child in children(module):
+            yield from walk(child)
+
+
+def parts_of(module: nnx.Module) -> list[Any]:
+    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
+
+    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
+    """
+    found: list[Any] = []
+    waiting: list[Any] = [module]
+    seen = {id(module)}
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, list | tuple):
+            values: list[Any] = list(holder)
+        else:
+            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
+        found += values
+        for value in values:
+            kind = type(value)
+            if kind in _leaf_types:
+                continue
+            if isinstance(value, list | tuple | dict | nnx.Module):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append(value)
+            else:
+                _leaf_types.add(kind)
+    return found
+
+
+_leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into
 
 
 def name_places(module: nnx.Module, place: str = "model") -> None:

@@ -284,6 +284,22 @@ class Conv2DTranspose(_ConvTranspose):
     rank = 2
 
 
+class Conv3DTranspose(_ConvTranspose):
+    """Transposed convolution over volumes: (n, depth, height, width, channels) -> (n, …, filters).
+
+    Takes `Conv2DTranspose`'s arguments, sizes being three integers or one for all.
+    Weights: kernel (depth, height, width, filters, channels), bias (filters,).
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Conv3DTranspose(4, 2, strides=2)(np.zeros((1, 3, 4, 5, 2))).shape
+        (1, 6, 8, 10, 4)
+    """
+
+    rank = 3
+
+
 class _DepthwiseConv(_Convolution):
     """A convolution of each channel by itself."""
 

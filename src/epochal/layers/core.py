@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -14,7 +17,7 @@ from jaxtyping import Float, Shaped
 from epochal import activations, initializers, regularizers
 from epochal.layers import arguments
 from epochal.layers.base import Layer, Shape, fresh_name
-from epochal.layers.graph import SymbolicTensor
+from epochal.layers.graph import SymbolicTensor, is_shape
 
 
 def Input(
@@ -55,6 +58,9 @@ def Input(
     return SymbolicTensor((batch, *sizes), dtype or "float32", name or fresh_name("input"))
 
 
+InputLayer = Input  # Keras's name of the layer that it makes of it
+
+
 class Dense(Layer):
     """activation(x @ kernel + bias), along the last axis.
 
@@ -79,6 +85,8 @@ class Dense(Layer):
         >>> layers.Dense(3, activation="relu")(np.zeros((2, 5))).shape
         (2, 3)
     """
+
+    supports_masking = True
 
     def __init__(
         self,
@@ -132,12 +140,12 @@ class Embedding(Layer):
         output_dim: length of each row.
         embeddings_initializer: see `epochal.initializers`.
         embeddings_regularizer: see `epochal.regularizers`.
-        mask_zero: not supported yet.
+        mask_zero: whether id 0 stands for no entry: later layers that know masks, the loss and the metrics skip it.
         weights: the table's first values, (input_dim, output_dim), or a list of this array alone.
         input_length: short for `input_shape=(input_length,)`.
 
     Raises:
-        ValueError: a size below 1, `weights` of another shape, or `mask_zero=True`.
+        ValueError: a size below 1, or `weights` of another shape.
 
     Example:
         >>> import numpy as np
@@ -165,8 +173,7 @@ class Embedding(Layer):
         self.output_dim = arguments.whole("output_dim", output_dim)
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
-        if mask_zero:
-            raise ValueError("Expected mask_zero=False: masks are not supported yet.")
+        self.mask_zero = self.supports_masking = bool(mask_zero)
         self.embeddings: Any = None
         if weights is not None:
             table = weights[0] if isinstance(weights, list | tuple) and len(weights) == 1 else weights
@@ -186,6 +193,70 @@ class Embedding(Layer):
         ids = x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.int32)
         return jnp.take(self.embeddings.get_value(), ids, axis=0)
 
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """Where ids are not 0, with `mask_zero`."""
+        return inputs != 0 if self.mask_zero else None
+
+
+class Lambda(Layer):
+    """A function as a layer.
+
+    A model with it can be saved if the function is one of epochal's, or was registered with
+    `epochal.saving.register_keras_serializable`: code itself is never written to a file.
+
+    Args:
+        function: from an array (or a list or dict of arrays) to the same; takes `mask` and `training` if it has
+            arguments of these names.
+        output_shape: shape of one example's output, or a function from the input's shape to the output's, for
+            `compute_output_shape`; found by tracing the function when None.
+        mask: the output's mask, or a function of (inputs, mask) that returns it; None for no mask.
+        arguments: further keyword arguments of the function.
+
+    Raises:
+        ValueError: `function` cannot be called.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Lambda(lambda x: x**2)(np.array([[3.0]])).tolist()
+        [[9.0]]
+    """
+
+    padding_safe = False  # the function may look across the batch
+
+    def __init__(
+        self,
+        function: Callable,
+        output_shape: Any = None,
+        mask: Any = None,
+        arguments: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not callable(function):
+            raise ValueError(f"Expected a function, got {function!r}.")
+        self.function = functools.partial(function, **(arguments or {}))
+        self.supports_masking = mask is not None
+        self._shape, self._mask = output_shape, mask if callable(mask) else lambda inputs, previous: mask
+        names = inspect.signature(function).parameters
+        self._takes = tuple(name for name in ("mask", "training") if name in names)
+
+    def call(self, x: Any, mask: Any = None, training: bool = False) -> Any:
+        known = {"mask": mask, "training": training}
+        return self.function(x, **{name: known[name] for name in self._takes})
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The mask that was given, or what its function makes of the inputs' mask."""
+        return self._mask(inputs, previous_mask)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape that was given, or else that of what the function returns."""
+        if self._shape is None:
+            return super().compute_output_shape(input_shape)
+        if callable(self._shape):
+            return self._shape(input_shape)
+        return jax.tree.map(lambda shape: (None, *shape), self._shape, is_leaf=is_shape)
+
 
 class Activation(Layer):
     """An activation function as a layer; the shape stays.
@@ -202,6 +273,8 @@ class Activation(Layer):
         >>> layers.Activation("relu")(np.array([[-1.0, 2.0]])).tolist()
         [[0.0, 2.0]]
     """
+
+    supports_masking = True
 
     def __init__(self, activation: str | Callable | None, **kwargs: Any):
         super().__init__(**kwargs)

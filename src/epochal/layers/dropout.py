@@ -29,6 +29,8 @@ class _Noise(Layer):
 
     _shared = False  # whether all examples meet the same noise
 
+    supports_masking = True
+
     def _set_seed(self, seed: Any) -> None:
         self.seed = None if seed is None else arguments.whole("seed", seed, 0) % 2**32
 
@@ -149,6 +151,12 @@ class SpatialDropout2D(_SpatialDropout):
     def __init__(self, rate: int | float, data_format: str | None = None, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, seed=seed, **kwargs)
         self.data_format = arguments.data_format(data_format)
+
+
+class SpatialDropout3D(SpatialDropout2D):
+    """`Dropout` of whole channels of (n, depth, height, width, channels) inputs, as `SpatialDropout2D`."""
+
+    rank = 3
 
 
 class GaussianNoise(_Noise):

@@ -17,6 +17,14 @@ from epochal.layers.base import Layer, Shape
 class _Merge(Layer):
     """What layers with a list of inputs share."""
 
+    supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """A position is real where it is in any of the inputs; there is no mask when one of them has none."""
+        if previous_mask is None or any(m is None for m in previous_mask):
+            return None
+        return functools.reduce(jnp.logical_or, previous_mask)
+
     def build(self, input_shape: Any) -> None:
         self._check(_shapes(self, input_shape))
 
@@ -165,6 +173,16 @@ class Concatenate(_Merge):
     def _merge(self, parts: list[Array]) -> Array:
         return jnp.concatenate(parts, self.axis)
 
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The masks one after the other; along the features, a position is real where it is in any of the inputs."""
+        if previous_mask is None or all(m is None for m in previous_mask):
+            return None
+        wide = [
+            jnp.broadcast_to(True if m is None else m.reshape(*m.shape, *[1] * (x.ndim - m.ndim)), x.shape)
+            for x, m in zip(inputs, previous_mask, strict=True)
+        ]
+        return jnp.concatenate(wide, self.axis).any(-1)
+
 
 class Dot(_Merge):
     """The product of two inputs, summed over one axis of each: (n, a…, k) and (n, k, b…) -> (n, a…, b…).
@@ -184,6 +202,8 @@ class Dot(_Merge):
         >>> layers.Dot(axes=1)([np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])]).tolist()
         [[11.0]]
     """
+
+    supports_masking = False
 
     def __init__(self, axes: int | Sequence[int], normalize: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
@@ -211,3 +231,46 @@ class Dot(_Merge):
         left, right = a.reshape(len(a), -1, a.shape[-1]), b.reshape(len(b), -1, b.shape[-1])
         y = jnp.einsum("nak,nbk->nab", left, right).reshape(len(a), *a.shape[1:-1], *b.shape[1:-1])
         return y[:, None] if y.ndim == 1 else y
+
+
+# -- as functions, of arrays or of symbolic tensors
+
+
+def add(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The sum of the inputs, value by value; see `Add`."""
+    return Add(**kwargs)(inputs)
+
+
+def subtract(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The first of two inputs less the second; see `Subtract`."""
+    return Subtract(**kwargs)(inputs)
+
+
+def multiply(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The product of the inputs, value by value; see `Multiply`."""
+    return Multiply(**kwargs)(inputs)
+
+
+def average(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The mean of the inputs, value by value; see `Average`."""
+    return Average(**kwargs)(inputs)
+
+
+def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The largest of the inputs, value by value; see `Maximum`."""
+    return Maximum(**kwargs)(inputs)
+
+
+def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """The smallest of the inputs, value by value; see `Minimum`."""
+    return Minimum(**kwargs)(inputs)
+
+
+def concatenate(inputs: Sequence[Any], axis: int = -1, **kwargs: Any) -> Any:
+    """The inputs one after the other along `axis`; see `Concatenate`."""
+    return Concatenate(axis, **kwargs)(inputs)
+
+
+def dot(inputs: Sequence[Any], axes: int | Sequence[int], normalize: bool = False, **kwargs: Any) -> Any:
+    """The product of two inputs, summed over one axis of each; see `Dot`."""
+    return Dot(axes, normalize, **kwargs)(inputs)

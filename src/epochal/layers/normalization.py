@@ -17,6 +17,8 @@ from epochal.layers.base import Layer, Shape
 class _Affine(Layer):
     """What the normalizations share: a scale gamma and an offset beta."""
 
+    supports_masking = True
+
     def _set_affine(self, center: bool, scale: bool, beta: tuple[Any, Any], gamma: tuple[Any, Any]) -> None:
         self.center, self.scale = bool(center), bool(scale)
         self.beta_initializer, self.beta_regularizer = initializers.get(beta[0]), regularizers.get(beta[1])
@@ -97,34 +99,40 @@ class BatchNormalization(_Affine):
             "moving_variance", shape, None, self.moving_variance_initializer, trainable=False
         )
 
-    def call(self, x: Shaped[Array, "*axes"], training: bool = False) -> Float[Array, "*axes"]:
+    def call(self, x: Shaped[Array, "*axes"], training: bool = False, mask: Any = None) -> Float[Array, "*axes"]:
         arguments.check_size(self, "channels", self.moving_mean.shape[0], x.shape[self.axis])
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [1] * x.ndim
         shape[self.axis] = -1
         if training and self.trainable:
-            mean, variance = self._batch_statistics(wide)
+            mean, variance = self._batch_statistics(wide, mask)
         else:
             mean, variance = (v.get_value().reshape(shape) for v in (self.moving_mean, self.moving_variance))
         y = self._normalize(wide, mean.astype(wide.dtype), variance.astype(wide.dtype), self.epsilon, shape)
         return y.astype(self.dtype)
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        """Mean and variance of the real rows, with 1 for the axes they are taken over; moves the moving statistics."""
+    def _batch_statistics(self, x: Array, mask: Any) -> tuple[Array, Array]:
+        """Mean and variance of what is real, with 1 for the axes they are taken over; moves the moving statistics.
+
+        Not real are rows that pad the batch, and positions that `mask`, (n, t), leaves out.
+        """
         axes = tuple(a for a in range(x.ndim) if a != self.axis % x.ndim)
         call = scope.current()
         rows = call.rows if call is not None else None
         momentum: int | float | Array = self.momentum
-        if rows is None or rows.shape[0] != x.shape[0] or self.axis % x.ndim == 0:
+        padded = rows is not None and rows.shape[0] == x.shape[0] and self.axis % x.ndim != 0
+        if not padded and mask is None:
             mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
         else:
-            real = (rows > 0).reshape(-1, *[1] * (x.ndim - 1))
-            some = rows > 0
-            per_row = x.size // x.shape[0] // x.shape[self.axis]
-            count = jnp.maximum(some.sum(), 1).astype(x.dtype) * per_row
+            real = jnp.ones([1] * x.ndim, bool)
+            for known in (rows if padded else None, mask):
+                if known is not None:
+                    real = real & (known > 0).reshape(*known.shape, *[1] * (x.ndim - known.ndim))
+            per_place = x.size // x.shape[self.axis] // real.size  # values of a channel that one entry of `real` is for
+            count = jnp.maximum(real.sum(), 1).astype(x.dtype) * per_place
             mean = jnp.where(real, x, 0).sum(axes, keepdims=True) / count
             variance = jnp.square(jnp.where(real, x - mean, 0)).sum(axes, keepdims=True) / count
-            momentum = jnp.where(some.any(), momentum, 1)  # a part of a batch that is all padding moves nothing
+            momentum = jnp.where(real.any(), momentum, 1)  # a part of a batch that is all padding moves nothing
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             old = moving.get_value()
             new = old.astype(x.dtype) * momentum + now.reshape(-1) * (1 - momentum)

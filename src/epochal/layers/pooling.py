@@ -246,6 +246,15 @@ class GlobalAveragePooling1D(_GlobalAverage):
 
     rank = 1
 
+    def call(self, x: Shaped[Array, "n ..."], mask: Any = None) -> Shaped[Array, "n ..."]:
+        """The mean over the steps that `mask`, (n, steps), keeps; over all without one."""
+        if mask is None:
+            return super().call(x)
+        arguments.check_rank(self, x.shape, 3)
+        steps = 1 if self.data_format == "channels_last" else 2
+        kept = jnp.expand_dims(mask.astype(x.dtype), 3 - steps)
+        return jnp.sum(x * kept, steps, keepdims=self.keepdims) / jnp.sum(kept, steps, keepdims=self.keepdims)
+
 
 class GlobalAveragePooling2D(_GlobalAverage):
     """The mean over height and width: (n, height, width, channels) -> (n, channels).

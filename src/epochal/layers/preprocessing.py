@@ -40,6 +40,8 @@ class Normalization(Layer):
         [[3.0]]
     """
 
+    supports_masking = True
+
     def __init__(
         self,
         axis: int | Sequence[int] | None = -1,
@@ -146,6 +148,8 @@ class Rescaling(Layer):
         >>> layers.Rescaling(1 / 255)(np.array([[0, 255]], dtype="uint8")).tolist()
         [[0.0, 1.0]]
     """
+
+    supports_masking = True
 
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
         super().__init__(**kwargs)

@@ -113,6 +113,11 @@ def weights_in_one_draw(later: bool = False) -> Iterator[None]:
         _draw(pending)
 
 
+def only_shapes_count() -> bool:
+    """Whether layers are being built, so that what calls compute is thrown away and the batch is a stand-in."""
+    return _pending.get() is not None
+
+
 def weights_wait() -> bool:
     """Whether some weights, of whichever layers, have no values yet though nobody is about to draw them."""
     return bool(_undrawn) and _pending.get() is None
