@@ -384,6 +384,14 @@ class TheirSequence(theirs.utils.PyDataset):
         return self.items[index]
 
 
+class InTurn(TheirSequence):
+    """With two workers Keras hands the batches over in another order."""
+
+    def __init__(self, items: list[Any]):
+        super().__init__(items)
+        self.workers = 1
+
+
 class Numberless(theirs.utils.PyDataset):
     """Keras 3's other way of saying how many batches there are."""
 
@@ -591,7 +599,10 @@ def test_E1_histories_equal_those_of_keras_on_the_same_data(kind: str) -> None:
             expected.fit(TheirSequence(items), **fit).history["loss"], rel=1e-4
         )
         return
-    expected, found = _oracle().fit(*data(), **fit).history, _ours().fit(*data(), **fit).history
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning, "keras")  # there was all it had
+        expected = _oracle().fit(*data(), **fit).history
+    found = _ours().fit(*data(), **fit).history
     assert list(found) == list(expected)
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, rel=1e-4)
@@ -721,7 +732,7 @@ def test_E1_a_dataset_creator_makes_its_data_once_for_this_process() -> None:
     assert len(contexts) == 4
     with pytest.raises(ValueError, match="devices can share, got 5"):
         keras.utils.InputContext(num_replicas_in_sync=2).get_per_replica_batch_size(5)
-    with pytest.raises(TypeError, match="function"):
+    with pytest.raises(TypeError, match="dataset_fn"):
         keras.utils.DatasetCreator(Plain([]))
     with pytest.raises(TypeError, match="return a dataset"):
         still().fit(keras.utils.DatasetCreator(lambda context: 3))
@@ -781,7 +792,8 @@ def test_E2_namedtuples_and_longer_tuples_are_refused(form: str, method: str) ->
 def test_E2_keras_takes_a_namedtuple_for_x_and_y() -> None:
     x, y = diabetes(N)
     pair = collections.namedtuple("pair", "a b")
-    history = _oracle().fit((pair(*batch) for batch in batches(x, y[:, None])), shuffle=False, verbose=0)
+    items = itertools.cycle(pair(*batch) for batch in batches(x, y[:, None]))
+    history = _oracle().fit(items, steps_per_epoch=2, shuffle=False, verbose=0)
     assert len(history.history["loss"]) == 1
 
 
@@ -886,8 +898,10 @@ def test_E5_no_data_is_an_error_in_every_method_and_form(form: str) -> None:
 
 
 def test_E5_keras_breaks_on_empty_arrays() -> None:
-    with pytest.raises((StopIteration, UnboundLocalError)):
-        _oracle().predict(NOTHING[0], verbose=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning, "keras")
+        with pytest.raises((StopIteration, UnboundLocalError)):
+            _oracle().predict(NOTHING[0], verbose=0)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "all", True, [4]])
@@ -1011,7 +1025,8 @@ def orders(fit: Callable[[Any], Any], n: int = 20) -> list[list[int]]:
     seen: list[list[int]] = []
 
     def look(y_true: Any, y_pred: Any) -> Any:
-        seen.append(np.asarray(y_true).astype(int).ravel().tolist())
+        if not isinstance(y_true, jax.core.Tracer):  # shapes are looked at first
+            seen.append(np.asarray(y_true).astype(int).ravel().tolist())
         return jnp.mean((y_pred - y_true[:, None]) ** 2)
 
     model = keras.Sequential([layers.Dense(1, input_shape=(1,))])
@@ -1212,7 +1227,7 @@ def test_sequences_of_another_length_in_every_batch() -> None:
         model.set_weights([np.ones((3, 1), np.float32), np.zeros(1, np.float32)])
         model.compile(k.optimizers.SGD(0.1), "mse")
         data = [(x, y[:, None]) for x, y in items]
-        make = TheirSequence if k is theirs else Plain
+        make = InTurn if k is theirs else Plain
         history = model.fit(make(data), epochs=2, shuffle=False, verbose=0).history
         predicted = model.predict(make([(x,) for x, _ in items]), verbose=0)
         results.append((history["loss"], predicted))

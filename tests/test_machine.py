@@ -149,7 +149,7 @@ def test_padding_repeats_rows_of_its_own_batch() -> None:
     """A NaN in another batch must not reach a short one through padding."""
     x = np.arange(10, dtype=np.float32)[:, None]
     feed = ArrayFeed(as_examples(x), 4, False, 0, exact_tail=False)
-    ((block, _),) = feed.epoch(0)
+    ((block, _, _),) = feed.epoch(0)
     batch = take(block, 2, padded=True)
     assert batch.x[:, 0].tolist() == [8, 9, 9, 9]
     assert batch.rows.tolist() == [1, 1, 0, 0]

@@ -214,13 +214,14 @@ def test_the_kernels_gradient_of_all_steps_at_once(cell: Any, dropped: bool) -> 
 
 def test_an_activation_that_holds_weights_gets_its_gradient() -> None:
     """The quick gradient knows nothing of arrays inside of functions, so it is for named activations only."""
-    x = draw(N, T, FEATURES)
+    x, held = draw(N, T, FEATURES), [jnp.ones(())]
+    layer = layers.SimpleRNN(2, activation=lambda a: jnp.tanh(held[0] * a), **ZEROS)
+    layer(x)
+    for w in layer.weights:
+        w.set_value(jnp.ones(w.shape) / 4)
 
     def loss(slope: Any) -> Any:
-        layer = layers.SimpleRNN(2, activation=lambda a: jnp.tanh(slope * a), **ZEROS)
-        layer(x)
-        for w in layer.weights:
-            w.set_value(jnp.ones(w.shape) / 4)
+        held[0] = slope
         return (layer(x) ** 2).sum()
 
     found, step = float(fast(jax.grad(loss))(1.0)), 1e-2

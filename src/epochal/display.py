@@ -27,7 +27,7 @@ def display_for(verbose: Any) -> Display:
         raise ValueError(f'Expected verbose to be "auto", 0, 1 or 2, got {verbose!r}.')
     if verbose == "auto":
         verbose = 1 if _is_live() else 2
-    return {0: Display, 1: Bar, 2: Lines}[int(verbose)]()
+    return {0: Silent, 1: Bar, 2: Lines}[int(verbose)]()
 
 
 def _is_live() -> bool:
@@ -35,6 +35,13 @@ def _is_live() -> bool:
         return False
     console = Console()
     return console.is_terminal or console.is_jupyter
+
+
+class Silent(Display):
+    """Nothing."""
+
+    def note(self, text: str) -> None:
+        pass
 
 
 class Lines(Display):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal.order import batch_rows
-from epochal.sources import Examples
+from epochal.order import Batches, Place, Table
+from epochal.sources import Examples, fingerprint
 from epochal.streams import Drawn, Stream
 
 
@@ -69,12 +68,17 @@ def take(block: Block, step: Array | int, padded: bool) -> Batch:
     return Batch(x, y, weight, mask, size.astype(jnp.float32), ids, block.pivot)
 
 
-def ids_of_pass(number: int) -> int:
-    """What is added to the examples' ids in pass `number` over the data, a uint32.
+# A pass's number times this, modulo 2**32, is added to the examples' ids. The factor is odd and large: ids of different
+# examples and passes do not meet.
+PASS_FACTOR = 2654435769
 
-    The factor is odd and large: ids of different examples and passes do not meet.
-    """
-    return number * 2654435769 % 2**32
+
+class Stretch(NamedTuple):
+    """Steps to be run: first … last-1 of a block."""
+
+    block: Block
+    first: int
+    last: int
 
 
 class Feed:
@@ -106,13 +110,33 @@ class Feed:
         """Whether epoch `epoch` has a batch."""
         return True
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
-        """The epoch's blocks, each with how many of its steps are to be run.
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[Stretch]:
+        """The epoch's blocks, each with the steps of it that are to be run.
 
         Args:
             epoch: its number.
             chunk: look at the results at least every so many steps; None leaves it open.
         """
+        raise NotImplementedError
+
+    def keep(self, say: Callable[[str], None], keeps_state: bool) -> None:
+        """Before training: `say` takes messages for the user; `keeps_state` says whether places will be asked for."""
+
+    def place(self, epoch: int, batch: int) -> dict[str, Any]:
+        """Where batch number `batch` of an epoch begins, as data for `seek`.
+
+        Args:
+            epoch: the one that was begun last, or the next one.
+            batch: how many of its batches have been run.
+        """
+        raise NotImplementedError
+
+    def seek(self, place: dict[str, Any]) -> None:
+        """Goes on at a place, before any epoch is begun; batch sizes may differ from those it was noted with."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other data: sizes and types, and a digest of some rows where there are rows."""
         raise NotImplementedError
 
     def end_epoch(self) -> None:
@@ -123,10 +147,7 @@ class Feed:
 
 
 class ArrayFeed(Feed):
-    """Arrays in memory: they go to the device once; what is fed is an order of their rows.
-
-    The batches form one endless stream: pass 0 over the data, pass 1, …; each pass has ceil(n / m) batches in an order
-    of its own. Epoch e takes the batches number e * s … (e + 1) * s - 1, so it depends on no other epoch.
+    """Arrays in memory: they go to the device once; what is fed is an order of their rows, see `order.Batches`.
 
     Args:
         examples: the data.
@@ -134,7 +155,7 @@ class ArrayFeed(Feed):
         shuffle: True (a new order every pass), "batch" or False.
         seed: of the order.
         exact_tail: give a short last batch its true shape (another compiled program) instead of padding it.
-        steps: s, the batches of an epoch; None is one pass, -1 an epoch without end.
+        steps: the batches of an epoch; None is one pass, -1 an epoch without end.
         pivot: one row of targets per output; the first row when not given.
     """
 
@@ -148,50 +169,41 @@ class ArrayFeed(Feed):
         steps: int | None = None,
         pivot: Any = None,
     ):
-        self.n, self.shuffle, self.seed = examples.n, shuffle, seed
-        self.batch_size = self._size = min(batch_size, examples.n)
-        self.exact_tail = exact_tail
-        self._per_pass = -(-self.n // self._size)
-        self.steps = self._per_pass if steps is None else None if steps == -1 else steps
-        self.padded = not exact_tail and self.n % self._size != 0
+        self.n, self.exact_tail = examples.n, exact_tail
+        self.batch_size = min(batch_size, examples.n)
+        self._batches = Batches(self.n, self.batch_size, shuffle, seed, steps)
+        self.steps = self._batches.steps
+        self.padded = not exact_tail and not self._batches.even
+        self._examples = examples
         pivot = jax.tree.map(lambda a: a[:1], examples.y) if pivot is None else pivot
         self.data, self.pivot = jax.device_put(((examples.x, examples.y, examples.weight), pivot))
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
-        if self.steps is not None:
-            yield from self._blocks(epoch * self.steps, (epoch + 1) * self.steps)
-            return
-        for number in itertools.count():
-            yield from self._blocks(number * self._per_pass, (number + 1) * self._per_pass)
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[Stretch]:
+        for table in self._batches.tables(epoch):
+            yield from self._cut(table)
 
-    def _blocks(self, first: int, last: int) -> Iterator[tuple[Block, int]]:
-        """The batches first … last-1 of the stream."""
-        tables, sizes, passes = [], [], []
-        for number in range(first // self._per_pass, -(-last // self._per_pass)):
-            start = number * self._per_pass
-            cut = slice(max(first - start, 0), min(last - start, self._per_pass))
-            table, table_sizes = self._pass(number)
-            tables.append(table[cut])
-            sizes.append(table_sizes[cut])
-            passes.append(np.full(len(tables[-1]), ids_of_pass(number), np.uint32))
-        yield from self._cut(np.concatenate(tables), np.concatenate(sizes), np.concatenate(passes))
-
-    def _cut(self, order: np.ndarray, sizes: np.ndarray, passes: np.ndarray) -> Iterator[tuple[Block, int]]:
+    def _cut(self, table: Table) -> Iterator[Stretch]:
         """One block; with exact tails a block for every run of batches of one size."""
-        edges = np.flatnonzero(np.diff(sizes)) + 1 if self.exact_tail else []
-        for rows, size, number in zip(*(np.split(a, edges) for a in (order, sizes, passes)), strict=True):
-            rows = rows[:, : size[0]] if self.exact_tail else rows
-            order_now, size_now, pass_now = jax.device_put((rows, size, number))
-            yield Block(self.data, order_now, size_now, pass_now, None, self.pivot), len(rows)
+        passes = (table.passes * PASS_FACTOR).astype(np.uint32)
+        edges = np.flatnonzero(np.diff(table.sizes)) + 1 if self.exact_tail else []
+        start = 0
+        for rows, sizes, number in zip(*(np.split(a, edges) for a in (table.rows, table.sizes, passes)), strict=True):
+            first, last = max(table.first - start, 0), len(rows)
+            start += last
+            if first < last:
+                rows = rows[:, : sizes[0]] if self.exact_tail else rows
+                order, counts, pass_ids = jax.device_put((rows.astype(np.int32), sizes, number))
+                yield Stretch(Block(self.data, order, counts, pass_ids, None, self.pivot), first, last)
 
-    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of all batches of a pass (steps, m), padded with the last row, and how many of them are examples."""
-        order = batch_rows(self.n, self._size, self.shuffle, self.seed, number)
-        padding = self._per_pass * self._size - self.n
-        rows = np.concatenate([order, np.full(padding, order[-1], order.dtype)]).reshape(-1, self._size)
-        sizes = np.full(self._per_pass, self._size, np.int32)
-        sizes[-1] -= padding
-        return rows, sizes
+    def place(self, epoch: int, batch: int) -> dict[str, Any]:
+        return asdict(self._batches.place(epoch, batch))
+
+    def seek(self, place: dict[str, Any]) -> None:
+        self._batches = self._batches.at(Place(**place))
+        self.padded = not self.exact_tail and not self._batches.even
+
+    def fingerprint(self) -> dict[str, Any]:
+        return fingerprint(self._examples)
 
 
 class StreamFeed(Feed):
@@ -216,10 +228,13 @@ class StreamFeed(Feed):
         batch_size: int | None = None,
     ):
         self._stream, self._prepare, self.exact_tail = stream, prepare, exact_tail
-        self.padded, self.batch_size, self.steps = not exact_tail, batch_size, stream.expected
+        self.padded, self.batch_size, self.steps = not exact_tail and not stream.even, batch_size, stream.expected
         self.limit = None if stream.limit == -1 else stream.limit
         self._width = 0  # rows of the largest batch so far
         self._pivot: Any = None
+        self._mark: Any = None  # the stream's, behind the batches before the block under way
+        self._marks: list[Any] = []  # behind each of the block's batches
+        self._before = 0  # the epoch's batches before the block
 
     @property
     def dry(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -231,13 +246,36 @@ class StreamFeed(Feed):
         self.steps = self._stream.expected or self.steps
         return begins
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
-        self.batches, self.n = 0, 0
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[Stretch]:
+        self.batches, self.n = self._stream.skipped(epoch), 0
+        self._next_block([])
         for run in self._runs(self._stream.epoch(epoch), chunk):
+            self._next_block([drawn.mark for drawn in run])
             self.batches, self.drawn = self.batches + len(run), self.drawn + len(run)
             self.n += sum(drawn.examples.n for drawn in run)
-            yield self._block(run, chunk), len(run)
+            yield Stretch(self._block(run, chunk), 0, len(run))
         self.steps = self._stream.expected or self.batches  # an unknown number is learned
+
+    def keep(self, say: Callable[[str], None], keeps_state: bool) -> None:
+        self._stream.say, self._stream.keeps_state = say, keeps_state
+
+    def _next_block(self, marks: list[Any]) -> None:
+        self._before, self._mark, self._marks = self.batches, [self._mark, *self._marks][-1], marks
+
+    def place(self, epoch: int, batch: int) -> dict[str, Any]:
+        run = batch - self._before if batch else len(self._marks)
+        mark = self._marks[run - 1] if run else self._mark
+        kept = {"drawn": self.drawn - len(self._marks) + run, "width": self._width, "pivot": self._pivot}
+        return {"stream": self._stream.place(epoch, batch, mark), **kept}
+
+    def seek(self, place: dict[str, Any]) -> None:
+        self._stream.seek(place["stream"])
+        self.padded = not self.exact_tail and not self._stream.even
+        self.drawn, self._width, self._pivot = place["drawn"], place["width"], place["pivot"]
+        self._mark = place["stream"].get("mark")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self._stream.fingerprint()
 
     def _runs(self, batches: Iterator[Drawn], chunk: int | None) -> Iterator[list[Drawn]]:
         """Batches of one shape in a row, as many as make a block."""
@@ -276,13 +314,14 @@ class StreamFeed(Feed):
         first = run[0].examples
         width = first.n if self.exact_tail else self._width
         capacity = max(self._capacity(first, chunk), len(run))
-        sizes = np.zeros(capacity, np.int32)
-        passes = np.zeros(capacity, np.uint32)
+        steps = max(capacity, 2)  # of a block with one step XLA makes another program, with other bits in the loss
+        sizes = np.zeros(steps, np.int32)
+        passes = np.zeros(steps, np.uint32)
         ids = np.zeros(capacity * width, np.uint32)
-        order = np.zeros((capacity, width), np.int32)
+        order = np.zeros((steps, width), np.int32)
         for i, drawn in enumerate(run):
             n = drawn.examples.n
-            sizes[i], passes[i] = n, ids_of_pass(drawn.number)
+            sizes[i], passes[i] = n, drawn.number * PASS_FACTOR % 2**32
             ids[i * width : i * width + n] = drawn.ids
             order[i] = i * width + np.minimum(np.arange(width), n - 1)  # padding repeats the last row
 

@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from epochal.callbacks.base import CallbackList, Display, Logs
 from epochal.feed import Feed
 from epochal.objective import Tally
+from epochal.resume import Backup, Mark, Saved
 from epochal.step import Steps, TestRunner, TrainRunner
 
 
@@ -31,7 +32,10 @@ class Session:
         callbacks: the user's callbacks, then the History.
         display: shows progress.
         steps_per_execution: "auto" or a number.
-        interrupted: set by Ctrl-C; looked at between executions.
+        backup: keeps the run as it goes; None does not.
+        saved: what the run goes on from; None starts it.
+        interrupted: set by a signal; looked at between executions.
+        terminated: whether that signal was to end the process.
         pace: steps per execution that passes of each kind have arrived at.
     """
 
@@ -40,31 +44,63 @@ class Session:
     callbacks: CallbackList
     display: Display
     steps_per_execution: int | str = "auto"
+    backup: Backup | None = None
+    saved: Saved | None = None
     interrupted: threading.Event = field(default_factory=threading.Event)
+    terminated: bool = False
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
+
+    def heed_signals(self) -> None:
+        """Ends a run that was asked to end, between two executions; it is kept first.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            SystemExit: after SIGTERM.
+        """
+        if not self.interrupted.is_set():
+            return
+        if self.backup is not None:
+            self.backup.now()
+        raise SystemExit(128 + signal.SIGTERM) if self.terminated else KeyboardInterrupt
 
 
 def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
     """Runs the epochs `epochs`; `validate(epoch)` returns the epoch's validation values, or None when it is skipped."""
-    calls, display, model = session.callbacks, session.display, session.model
-    logs: Logs = {}
+    calls, display, model, backup, saved = (
+        session.callbacks,
+        session.display,
+        session.model,
+        session.backup,
+        session.saved,
+    )
+    start = Mark(epochs.start, 0, feed.place(epochs.start, 0)) if saved is None else saved.mark
+    logs: Logs = start.logs or {}
     model.stop_training = False
     calls.call("on_train_begin", {})
     display.train_begin(epochs.stop)
-    for epoch in epochs:
-        if not feed.begin(epoch):
+    if saved is not None and not start.within:
+        saved.put_back()
+    for epoch in range(start.epoch, start.epoch if model.stop_training else epochs.stop):
+        if not start.within and not feed.begin(epoch):
             _say_dry(feed, epoch, epochs)
             break
         calls.call("on_epoch_begin", epoch, {})
         display.epoch_begin(epoch, feed.steps)
+        if saved is not None and start.within:
+            saved.put_back()
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
-        logs = run_pass(session, runner, feed, epoch)
+        logs = (
+            (start.logs or {}) if start.trained else run_pass(session, runner, feed, epoch, replace(start, within=True))
+        )
         feed.end_epoch()
         values = validate(epoch)
         if values is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
         calls.call("on_epoch_end", epoch, logs)
         display.epoch_end(epoch, logs)
+        start = Mark(epoch + 1, 0, feed.place(epoch + 1, 0), logs=dict(logs))
+        if backup is not None:
+            backup.epoch_end(start, model.stop_training or epoch + 1 == epochs.stop)
         if model.stop_training:
             break
         if feed.dry and (feed.short or epoch + 1 < epochs.stop):
@@ -117,27 +153,32 @@ def validation(session: Session, feed: Feed) -> Logs | None:
     return None
 
 
-def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: Feed, epoch: int) -> Logs:
-    """One pass over the data, for training and testing alike: blocks of batches, cut into executions."""
-    tally: Tally | None = None
-    watch = Watch(session, runner, feed.steps)
+def run_pass(
+    session: Session, runner: TrainRunner | TestRunner, feed: Feed, epoch: int, start: Mark | None = None
+) -> Logs:
+    """One pass over the data, for training and testing alike: blocks of batches, cut into executions.
+
+    Args:
+        session, runner, feed, epoch: what is run.
+        start: where in the epoch; None is its beginning, and keeps nothing.
+    """
+    tally = start.tally if start is not None else None
+    watch = Watch(session, runner, feed, epoch, start)
     blocks = feed.epoch(epoch, watch.chunk)
-    while not watch.stopped and (fetched := next(blocks, None)) is not None:  # nothing is fetched after the last batch
-        block, steps = fetched
+    while not watch.stopped and (stretch := next(blocks, None)) is not None:  # nothing is fetched after the last batch
+        block, first, steps = stretch
         tally = runner.start(block) if tally is None else tally
         arguments = runner.arguments(block, tally)
         if not runner.program.ready(*arguments):
             session.display.compiling(runner.kind)
         executable = runner.program.executable(*arguments)
-        first = 0
         while first < steps and not watch.stopped:
             last = min(first + watch.steps_ahead(), steps)
             watch.before()
             tally = runner.run(executable, block, tally, first, last)
             watch.after(last - first, tally)
             first = last
-    watch.finish(tally)
-    return {} if tally is None else runner.read(tally)
+    return watch.finish(tally)
 
 
 class Watch:
@@ -149,12 +190,15 @@ class Watch:
 
     SLICE = 0.04
 
-    def __init__(self, session: Session, runner: TrainRunner | TestRunner, steps: int | None):
-        self._session, self._runner, self._kind, self._steps = session, runner, runner.kind, steps
+    def __init__(self, session: Session, runner: TrainRunner | TestRunner, feed: Feed, epoch: int, start: Mark | None):
+        self._session, self._runner, self._kind, self._feed, self._epoch = session, runner, runner.kind, feed, epoch
+        self._backup = session.backup if start is not None else None
+        if self._backup is not None and start is not None:
+            self._backup.mark(start)
         self._observed = session.callbacks.observes(runner.kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
-        self._done = 0
+        self._done = start.batch if start is not None else 0
         self._flying: deque[tuple[Tally, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
@@ -171,12 +215,12 @@ class Watch:
 
     def steps_ahead(self) -> int:
         """How many steps the next execution should run."""
-        return self._session.pace[self._kind] if self._fixed is None else self._fixed - self._done % self._fixed
+        ahead = self._session.pace[self._kind] if self._fixed is None else self._fixed - self._done % self._fixed
+        return ahead if self._backup is None else self._backup.steps_ahead(ahead)
 
     def before(self) -> None:
         """Before an execution."""
-        if self._session.interrupted.is_set():
-            raise KeyboardInterrupt
+        self._session.heed_signals()
         if self._observed and self._done % (self._fixed or 1) == 0:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
 
@@ -185,14 +229,28 @@ class Watch:
         self._done += steps
         if self._observed and self._done % (self._fixed or 1) == 0:
             self._tell_end(tally)
+        if self._backup is not None and not self.stopped and self._done != self._feed.steps:
+            self._backup.mark(self._here(tally=tally), steps)
         self._flying.append((tally, self._done, steps))
         if len(self._flying) > 1:
             self._land()
 
-    def finish(self, tally: Tally | None) -> None:
-        """After the last execution of a pass: the last batches may be fewer than `steps_per_execution`."""
-        if self._observed and tally is not None and self._done % (self._fixed or 1) != 0:
+    def finish(self, tally: Tally | None) -> Logs:
+        """After the last execution of a pass, whose values are returned.
+
+        The last batches may be fewer than `steps_per_execution`.
+        """
+        if tally is None:
+            return {}
+        if self._observed and self._done % (self._fixed or 1) != 0:
             self._tell_end(tally)
+        logs = self._runner.read(tally)
+        if self._backup is not None:
+            self._backup.mark(self._here(logs=dict(logs), trained=True))
+        return logs
+
+    def _here(self, **kept: Any) -> Mark:
+        return Mark(self._epoch, self._done, self._feed.place(self._epoch, self._done), within=True, **kept)
 
     def _tell_end(self, tally: Tally) -> None:
         self._session.callbacks.call(f"on_{self._kind}_batch_end", self._done - 1, self._runner.read(tally))
@@ -202,7 +260,7 @@ class Watch:
         tally, done, steps = self._flying.popleft()
         jax.block_until_ready(tally)
         now = time.perf_counter()
-        self._session.display.progress(self._kind, done, self._steps, lambda: self._runner.read(tally))
+        self._session.display.progress(self._kind, done, self._feed.steps, lambda: self._runner.read(tally))
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
@@ -212,22 +270,32 @@ class Watch:
 
 
 @contextmanager
-def interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Makes the first Ctrl-C wait for the end of the execution, which leaves the model whole; the second is at once."""
+def interrupts(session: Session) -> Iterator[None]:
+    """Makes the first Ctrl-C wait for the end of the execution, which leaves the model whole; the second is at once.
+
+    SIGTERM likewise, where the run is kept; elsewhere nothing would come of waiting.
+    """
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    heeded = [signal.SIGINT, *([signal.SIGTERM] if session.backup is not None else [])]
+    before = {number: signal.getsignal(number) for number in heeded}
 
-    def on_interrupt(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        interrupted.set()
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    def on_signal(number: int, frame: Any) -> None:
+        restore()
+        session.terminated = number == signal.SIGTERM
+        session.interrupted.set()
+
+    for number in heeded:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
@@ -241,8 +309,7 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     calls.call("on_predict_begin", {})
     display.epoch_begin(0, steps)
     for i, (x, rows) in enumerate(chunks):
-        if session.interrupted.is_set():
-            raise KeyboardInterrupt
+        session.heed_signals()
         x = jax.device_put(x)
         calls.call("on_predict_batch_begin", i, {})
         params, buffers = parts.collect()

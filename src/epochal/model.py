@@ -40,7 +40,7 @@ from epochal.state import TrainState
 from epochal.step import Custom
 from epochal.streams import Workforce
 from epochal.summary import summary_text
-from epochal.training import Training, Way, running, spec_of
+from epochal.training import Keeping, Training, Way, running, spec_of
 
 
 class _Stop:
@@ -167,6 +167,7 @@ class Model(Layer):
         workers: Checked = None,
         use_multiprocessing: Checked = None,
         view_metrics: Checked = False,
+        resume_from: str | Path | None = None,
     ) -> History:
         """Trains the model.
 
@@ -196,6 +197,8 @@ class Model(Layer):
             max_queue_size, workers, use_multiprocessing: how a `PyDataset`'s batches are made ahead; None leaves it to
                 the dataset.
             view_metrics: False or "auto"; True is refused until there is a live page.
+            resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote: go on from the newest of them,
+                exactly where it was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch.
@@ -205,7 +208,7 @@ class Model(Layer):
             ValueError: data or arguments that do not fit; the model is then as it was.
         """
         started = time.perf_counter()
-        training, seed = self._training, next_seed()
+        training = self._training
         recipe = training.ready_to("fit")
         span = checked_epochs(initial_epoch, epochs)
         check_shuffle(shuffle)
@@ -214,9 +217,11 @@ class Model(Layer):
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
-        way = Way(batch_size, shuffle, seed, per_epoch, again=True, first_epoch=span.start, workforce=workforce)
         validation_way = Way(validation_batch_size, limit=first, workforce=workforce)
         with contextlib.ExitStack() as closing:
+            keeping = Keeping(callbacks, resume_from, closing)
+            seed = keeping.seed(next_seed())
+            way = Way(batch_size, shuffle, seed, per_epoch, again=True, first_epoch=span.start, workforce=workforce)
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
@@ -226,6 +231,7 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
+            keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 
             def validate(epoch: int) -> Logs | None:
@@ -234,6 +240,7 @@ class Model(Layer):
             try:
                 with running(session):
                     loop.train(session, feed, seed, span, validate)
+                keeping.end()
                 training.end_with_averages(steps.parts)
             finally:
                 history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)

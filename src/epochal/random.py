@@ -28,10 +28,15 @@ from epochal.config import Configurable
 class SeedStream:
     """Seeds in a fixed order from a first one: the same first seed gives the same sequence."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, drawn: int = 0):
         self.seed = seed
-        self._drawn = 0
+        self._drawn = drawn
         self._lock = threading.Lock()
+
+    @property
+    def drawn(self) -> int:
+        """How many seeds have been taken."""
+        return self._drawn
 
     def next_seed(self) -> int:
         """A 32-bit seed that differs from the ones before it."""
@@ -59,6 +64,17 @@ def set_random_seed(seed: int) -> None:
     python_random.seed(int(seed))
     np.random.seed(int(seed))  # noqa: NPY002  (Keras promises the legacy global generator too)
     _global = SeedStream(int(seed))
+
+
+def seed_state() -> list[int]:
+    """Where the global stream of seeds is, as data for `set_seed_state`."""
+    return [_global.seed, _global.drawn]
+
+
+def set_seed_state(state: Sequence[int]) -> None:
+    """Puts the global stream of seeds where it was."""
+    global _global
+    _global = SeedStream(*state)
 
 
 def next_seed() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,6 +107,30 @@ class Examples:
         """Examples start … stop-1."""
         cut = jax.tree.map(lambda a: a[start:stop], (self.x, self.y, self.weight))
         return Examples(*cut, n=stop - start)
+
+
+FINGERPRINT_BYTES = 2**20
+
+
+def fingerprint(examples: Examples) -> dict[str, Any]:
+    """What tells these examples from others: their number, their arrays' shapes and types, and a digest of rows.
+
+    The digest is of about 1 MiB of rows spread evenly over the data: of all of them where the data is no larger.
+    """
+    arrays = {
+        name: array
+        for part, tree in (("x", examples.x), ("y", examples.y), ("sample_weight", examples.weight))
+        for name, array in _named(part, tree)
+    }
+    row_bytes = sum(math.prod(a.shape[1:]) * np.dtype(a.dtype).itemsize for a in arrays.values())
+    count = min(examples.n, max(1, FINGERPRINT_BYTES // max(row_bytes, 1)))
+    rows = np.linspace(0, examples.n - 1, count).astype(np.int64)
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(read_rows(array, rows)).tobytes())
+    shapes = {name: [*map(int, a.shape), np.dtype(a.dtype).name] for name, a in arrays.items()}
+    return {"examples": examples.n, "arrays": shapes, "digest": digest.hexdigest()}
 
 
 def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str = "fit") -> Examples:

@@ -291,6 +291,13 @@ class TrainRunner:
         """The tally before any batch of blocks like this."""
         return self.steps.tally(block, self.state())
 
+    def restored(self, leaves: Sequence[Any], labels: Sequence[str]) -> Tally:
+        """A tally from its arrays and the names of its values."""
+        if self.steps.custom.step is not None and not self.steps.means.labels:
+            self.steps.means = Means({label: np.zeros(()) for label in labels})
+        structure = jax.tree.structure(self.steps.train_report.start)
+        return jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in leaves])
+
     def read(self, tally: Tally) -> Logs:
         """The reported numbers. Waits for the device."""
         return self.steps.train_report.read(tally)

@@ -6,14 +6,14 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from epochal import sources
-from epochal.order import batch_rows, epoch_order
+from epochal.order import Batches, Place, epoch_order
 from epochal.pydataset import DatasetCreator, InputContext, PyDataset
 from epochal.sources import Examples
 from epochal.workers import Workers
@@ -27,11 +27,13 @@ class Drawn:
         examples: the batch.
         number: of the pass over the data that it belongs to.
         ids: (n,) uint32 ids of its examples; the same in every pass where the data tells them apart.
+        mark: where the data is behind this batch, as the stream's `seek` takes it; None where counting batches does.
     """
 
     examples: Examples
     number: int
     ids: np.ndarray
+    mark: Any = None
 
 
 class Stream:
@@ -41,12 +43,18 @@ class Stream:
         limit: batches per epoch that were asked for; None is one pass, -1 an epoch without end.
         expected: batches per epoch, as far as that is known.
         dry: whether the data has ended and cannot be gone over again.
+        even: whether all batches are known to have the same number of examples.
+        say: takes messages for the user.
+        keeps_state: whether to ask data with a state of its own for that behind every batch.
     """
 
     def __init__(self, limit: int | None = None, expected: int | None = None):
-        self.limit, self.dry = limit, False
+        self.limit, self.dry, self.even = limit, False, False
         self.expected = None if limit == -1 else expected if limit is None else limit
+        self.say: Callable[[str], None] = print
+        self.keeps_state = False
         self._open: tuple[int, Iterator[Drawn]] | None = None
+        self._skip = (-1, 0)  # in this epoch so many batches are through already
 
     def begin(self, epoch: int) -> Examples | None:
         """The first batch of an epoch, which `epoch` will give as well; None when there is none."""
@@ -68,6 +76,22 @@ class Stream:
     def _draw(self, epoch: int) -> Iterator[Drawn]:
         raise NotImplementedError
 
+    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
+        """Where batch number `batch` of an epoch begins, as data for `seek`; `mark` is that of the batch before it."""
+        return {"epoch": epoch, "batch": batch, "mark": mark}
+
+    def seek(self, place: dict[str, Any]) -> None:
+        """Goes on at a place, before any epoch but the first one is begun."""
+        self._open, self._skip = None, (place["epoch"], place["batch"])
+
+    def skipped(self, epoch: int) -> int:
+        """How many batches of an epoch are through before it is drawn: of the one in which a run goes on."""
+        return self._skip[1] if self._skip[0] == epoch else 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other data."""
+        return {"batches": self.expected}
+
     def end_epoch(self) -> None:
         """After an epoch, before the next one's first batch is drawn."""
 
@@ -75,45 +99,42 @@ class Stream:
         """When no more batches will be drawn."""
 
 
-class Numbered(Stream):
-    """Batches by number, so that an epoch's order is known beforehand and an epoch can start anywhere.
+class Sliced(Stream):
+    """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken.
 
     Args:
-        places: pass number -> the place of each of its batches, in the order of the pass.
-        length: batches per pass.
-        fetch: places -> (the batch, ids of its examples) of each.
+        examples: the arrays.
+        batches: of their rows.
         limit: see `Stream`.
     """
 
-    def __init__(
-        self,
-        places: Callable[[int], Sequence[Any]],
-        length: int,
-        fetch: Callable[[Iterator[Any]], Iterator[tuple[Examples, np.ndarray]]],
-        limit: int | None,
-    ):
-        super().__init__(limit, length)
-        self._places, self._length, self._fetch = places, length, fetch
+    def __init__(self, examples: Examples, batches: Batches, limit: int | None):
+        super().__init__(limit, batches.per_pass)
+        self._examples, self._batches = examples, batches
+        self.even = batches.even
 
     def _draw(self, epoch: int) -> Iterator[Drawn]:
-        numbers: deque[int] = deque()  # passes of the batches that are being fetched
-        for examples, ids in self._fetch(self._places_of(epoch, numbers)):
-            yield Drawn(examples, numbers.popleft(), ids)
+        arrays = (self._examples.x, self._examples.y, self._examples.weight)
+        for table in self._batches.tables(epoch):
+            for i in range(table.first, len(table.rows)):
+                rows = table.rows[i, : table.sizes[i]]
+                read = Examples(*sources.read_rows(arrays, rows), n=len(rows))
+                yield Drawn(read, int(table.passes[i]), rows.astype(np.uint32))
 
-    def _places_of(self, epoch: int, numbers: deque[int]) -> Iterator[Any]:
-        """The places of an epoch's batches; the pass of each is put down in `numbers`."""
-        first = 0 if self.expected is None else epoch * self.expected
-        number, order = -1, ()
-        for at in itertools.count(first) if self.expected is None else range(first, first + self.expected):
-            if at // self._length != number:
-                number = at // self._length
-                order = self._places(number)
-            numbers.append(number)
-            yield order[at % self._length]
+    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
+        return asdict(self._batches.place(epoch, batch))
+
+    def seek(self, place: dict[str, Any]) -> None:
+        super().seek(place)
+        self._batches = self._batches.at(Place(**place))
+        self.even = self._batches.even
+
+    def fingerprint(self) -> dict[str, Any]:
+        return sources.fingerprint(self._examples)
 
 
-class Made(Numbered):
-    """The batches of a `PyDataset`.
+class Made(Stream):
+    """The batches of a `PyDataset`, by number, so that an epoch can start anywhere.
 
     Args:
         dataset: makes a batch for each number.
@@ -137,12 +158,13 @@ class Made(Numbered):
         workers: Workers,
     ):
         self._dataset, self._read, self._order, self._workers = dataset, read, order, workers
-        length = self._count()
-        if limit is None and length == sys.maxsize:
+        self._length = self._count()
+        self._begun: int | None = None  # the epoch that the dataset was last told of
+        if limit is None and self._length == sys.maxsize:
             limit = -1
         if limit is not None and not again:
-            limit = min(limit, length)
-        super().__init__(lambda number: order(self._length, number), length, self._made, limit)
+            limit = min(limit, self._length)
+        super().__init__(limit, self._length)
 
     def _count(self) -> int:
         """The number of batches; as good as endless where the dataset says None."""
@@ -152,27 +174,54 @@ class Made(Numbered):
             raise ValueError(f"Expected a {type(dataset).__name__} with at least one batch, its len() is {length}.")
         return sys.maxsize if length is None else length
 
-    def _made(self, numbers: Iterator[int]) -> Iterator[tuple[Examples, np.ndarray]]:
-        asked: deque[int] = deque()
-
-        def noted() -> Iterator[int]:
-            for number in numbers:
-                asked.append(number)
-                yield number
-
-        for element in self._workers.batches(noted()):
-            examples = self._read(element)
-            first = (asked.popleft() << 16) % 2**32  # ids tell examples apart wherever their batch comes in the epoch
-            yield examples, np.uint32(first) + np.arange(examples.n, dtype=np.uint32)
-
     def _draw(self, epoch: int) -> Iterator[Drawn]:
-        getattr(self._dataset, "on_epoch_begin", lambda: None)()
+        self._begin(epoch)
         if self.limit is None:
             self._length = self.expected = self._count()  # may change from epoch to epoch
-        yield from super()._draw(epoch)
+        under_way: deque[tuple[int, int]] = deque()  # pass and number of the batches that are being made
+        for element in self._workers.batches(self._numbers(epoch, under_way)):
+            examples, (number, index) = self._read(element), under_way.popleft()
+            first = (index << 16) % 2**32  # ids tell examples apart wherever their batch comes in the epoch
+            yield Drawn(examples, number, np.uint32(first) + np.arange(examples.n, dtype=np.uint32))
+
+    def _numbers(self, epoch: int, under_way: deque[tuple[int, int]]) -> Iterator[int]:
+        """The numbers of an epoch's batches; the pass of each is put down as well."""
+        first = 0 if self.expected is None else epoch * self.expected
+        number, order = -1, ()
+        start = first + self.skipped(epoch)
+        for at in itertools.count(start) if self.expected is None else range(start, first + self.expected):
+            if at // self._length != number:
+                number = at // self._length
+                order = self._order(self._length, number)
+            index = order[at % self._length]
+            under_way.append((number, index))
+            yield index
+
+    def _begin(self, epoch: int) -> None:
+        if self._begun != epoch:
+            self._begun = epoch
+            getattr(self._dataset, "on_epoch_begin", lambda: None)()
 
     def end_epoch(self) -> None:
+        self._begun = None
         getattr(self._dataset, "on_epoch_end", lambda: None)()
+
+    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
+        own = self._dataset.state_dict() if _has_state(self._dataset) else None
+        return {"epoch": epoch, "batch": batch, "mark": own}
+
+    def seek(self, place: dict[str, Any]) -> None:
+        epoch = place["epoch"]
+        if place["mark"] is not None and _has_state(self._dataset):
+            self._dataset.load_state_dict(place["mark"])
+            self._begun = epoch if place["batch"] else None
+        else:  # what a dataset changes between epochs it changes once more
+            for past in range(self._begun or 0, epoch):
+                self._begin(past)
+                self.end_epoch()
+        if place["batch"]:
+            self._begin(epoch)
+        super().seek(place)
 
     def close(self) -> None:
         self._workers.close()
@@ -180,6 +229,10 @@ class Made(Numbered):
 
 class Iterated(Stream):
     """A dataset that can be gone over again and again.
+
+    A run that goes on within a pass starts that pass again and skips what is through, unless the dataset or its
+    iterator has a state that can be put back: `state_dict` and `load_state_dict` (torchdata), `get_state` and
+    `set_state` (Grain).
 
     Args:
         dataset: `iter(dataset)` starts a new pass.
@@ -194,13 +247,17 @@ class Iterated(Stream):
         self._again = again and limit is not None
         self._pass: Iterator[Drawn] = iter(())
         self._number = -1
+        self._goes_on = False  # within the pass that `seek` has opened
 
     def _draw(self, epoch: int) -> Iterator[Drawn]:
         if not self._again:
-            self._start(epoch)
-            yield from itertools.islice(self._pass, self.limit)
+            if not self._goes_on:
+                self._start(epoch)
+            self._goes_on = False
+            limit = None if self.limit is None else self.limit - self.skipped(epoch)
+            yield from itertools.islice(self._pass, limit)
             return
-        for _ in itertools.count() if self.limit == -1 else range(self.limit or 0):
+        for _ in itertools.count() if self.limit == -1 else range((self.limit or 0) - self.skipped(epoch)):
             drawn = next(self._pass, None)
             if drawn is None:
                 self._start(self._number + 1)
@@ -209,9 +266,21 @@ class Iterated(Stream):
                 return
             yield drawn
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, mark: dict[str, Any] | None = None) -> None:
         self._number = number
-        self._pass = _counted(map(self._read, self._dataset), number)
+        self._pass = _noted(self, self._dataset, self._read, number, mark)
+
+    def seek(self, place: dict[str, Any]) -> None:
+        super().seek(place)
+        mark = place["mark"]
+        if mark is None or not (self._again or place["batch"]):
+            return
+        if mark["state"] is None:
+            self._start(mark["number"])
+            _skip(self._pass, mark["batches"], self._dataset, self.say)
+        else:
+            self._start(mark["number"], mark)
+        self._goes_on = True
 
 
 class OneShot(Stream):
@@ -219,23 +288,86 @@ class OneShot(Stream):
 
     def __init__(self, iterator: Iterator[Any], read: Callable[[Any], Examples], limit: int | None):
         super().__init__(limit)
-        self._batches = _counted(map(read, iterator), 0)
+        self._iterator, self._read = iterator, read
+        self._batches = _noted(self, iterator, read, 0)
+        self._drawn = 0
 
     def _draw(self, epoch: int) -> Iterator[Drawn]:
-        for _ in itertools.count() if self.limit in (None, -1) else range(self.limit or 0):
+        endless = self.limit in (None, -1)
+        for _ in itertools.count() if endless else range((self.limit or 0) - self.skipped(epoch)):
             drawn = next(self._batches, None)
             if drawn is None:
                 self.dry = True
                 return
+            self._drawn += 1
             yield drawn
 
+    def seek(self, place: dict[str, Any]) -> None:
+        super().seek(place)
+        mark = place["mark"]
+        if mark is None:
+            return
+        if mark["state"] is not None:
+            self._batches = _noted(self, self._iterator, self._read, 0, mark)
+        else:
+            _skip(self._batches, mark["batches"] - self._drawn, self._iterator, self.say)
+        self._drawn = mark["batches"]
 
-def _counted(batches: Iterator[Examples], number: int) -> Iterator[Drawn]:
-    """Batches with the examples of the pass numbered through."""
-    seen = 0
-    for examples in batches:
-        yield Drawn(examples, number, np.arange(seen, seen + examples.n, dtype=np.uint32))
-        seen += examples.n
+
+def _noted(
+    stream: Stream,
+    data: Any,
+    read: Callable[[Any], Examples],
+    number: int,
+    mark: dict[str, Any] | None = None,
+) -> Iterator[Drawn]:
+    """The batches of a pass with its examples numbered through, and where the data is behind each.
+
+    Args:
+        stream: whose they are.
+        data: what is gone over.
+        read: brings what it gives to `Examples`.
+        number: of the pass.
+        mark: go on there.
+    """
+    if mark is not None and _has_state(data):
+        data.load_state_dict(mark["state"])
+    iterator = iter(data)
+    if mark is not None and hasattr(iterator, "set_state"):
+        iterator.set_state(mark["state"])
+    batches, seen = (mark["batches"], mark["examples"]) if mark is not None else (0, 0)
+    for element in iterator:
+        state = _state_of(data, iterator) if stream.keeps_state else None
+        examples = read(element)
+        ids = np.arange(seen, seen + examples.n, dtype=np.uint32)
+        batches, seen = batches + 1, seen + examples.n
+        yield Drawn(examples, number, ids, {"number": number, "batches": batches, "examples": seen, "state": state})
+
+
+def _state_of(data: Any, iterator: Any) -> Any:
+    if _has_state(data):
+        return data.state_dict()
+    return iterator.get_state() if hasattr(iterator, "get_state") else None
+
+
+def _has_state(data: Any) -> bool:
+    return hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
+
+
+def _skip(batches: Iterator[Drawn], count: int, data: Any, say: Callable[[str], None]) -> None:
+    """Takes batches that are through already.
+
+    Raises:
+        ValueError: the data has fewer.
+    """
+    if count > 0:
+        say(f"Going on: {count} batches of the {type(data).__name__} are read again and skipped.")
+    for number in range(count):
+        if next(batches, None) is None:
+            raise ValueError(
+                f"The run goes on behind {count} batches of a {type(data).__name__}, which now ends after {number}. "
+                "Give it the same data, or delete its backup to start again."
+            )
 
 
 def _length_of(dataset: Any) -> int | None:
@@ -332,22 +464,11 @@ def _order(length: int, shuffle: bool, seed: int, number: int) -> Sequence[int]:
 
 def lazy_batches(
     examples: Examples, batch_size: int, shuffle: bool | str, seed: int, limit: int | None, again: bool = True
-) -> Numbered:
+) -> Sliced:
     """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken."""
-    length = -(-examples.n // batch_size)
     if limit is not None and not again:
-        limit = min(limit, length)
-
-    def places(number: int) -> list[np.ndarray]:
-        rows = batch_rows(examples.n, batch_size, shuffle, seed, number)
-        return np.split(rows, range(batch_size, examples.n, batch_size))
-
-    def fetch(places: Iterator[np.ndarray]) -> Iterator[tuple[Examples, np.ndarray]]:
-        for rows in places:
-            read = sources.read_rows((examples.x, examples.y, examples.weight), rows)
-            yield Examples(*read, n=len(rows)), rows.astype(np.uint32)
-
-    return Numbered(places, length, fetch, limit)
+        limit = min(limit, -(-examples.n // batch_size))
+    return Sliced(examples, Batches(examples.n, batch_size, shuffle, seed, limit), limit)
 
 
 def element_examples(element: Any, method: str) -> Examples:

@@ -24,14 +24,17 @@ from epochal.arguments import (
     stream_chunks,
     with_class_weight,
 )
+from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.base import CallbackList, Logs
 from epochal.callbacks.history import History
+from epochal.checkpoint import Checkpoint, Store
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, parts_of, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
+from epochal.resume import Backup, Run, Saved
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
@@ -348,7 +351,7 @@ class Training:
             self.start_optimizer(steps.parts)
         tally, pivot = (None, None) if alone else self.running.get(kind, (None, None))
         feed = ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True, pivot=pivot)
-        ((block, _),) = feed.epoch(0)
+        ((block, _, _),) = feed.epoch(0)
         self._batches += 1
         runner = (
             TrainRunner(steps, False, self._seed, self._batches) if kind == "train" else TestRunner(steps, padded=False)
@@ -385,6 +388,68 @@ class Way:
     again: bool = False
     first_epoch: int = 0
     workforce: Workforce = field(default_factory=Workforce)
+
+
+class Keeping:
+    """How the run of one `fit` is kept, and what it goes on from.
+
+    Args:
+        callbacks: as `fit` takes them; a `BackupAndRestore` among them says where to and how often.
+        resume_from: as `fit` takes it.
+        closing: closes what is opened.
+
+    Raises:
+        ValueError: two `BackupAndRestore`, or nothing to go on from in `resume_from`.
+        RuntimeError: another run writes to the folder.
+    """
+
+    def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack):
+        found = [c for c in CallbackList(callbacks).callbacks if isinstance(c, BackupAndRestore)]
+        if len(found) > 1:
+            raise ValueError(f"Expected at most one BackupAndRestore among the callbacks, got {len(found)}.")
+        self._settings = found[0] if found else None
+        self._store: Store | None = None
+        self._checkpoint: Checkpoint | None = None
+        if self._settings is not None:
+            self._store = Store(self._settings.backup_dir, self._settings.keep)
+            self._store.lock()
+            closing.callback(self._store.close)
+            self._checkpoint = self._store.newest()
+        if self._checkpoint is None and resume_from is not None:
+            self._checkpoint = Store(resume_from).newest()
+            if self._checkpoint is None:
+                raise ValueError(f"Expected checkpoints of a run in resume_from={str(resume_from)!r}, found none.")
+
+    def seed(self, fresh: int) -> int:
+        """The run's seed: the one it was begun with, or a fresh one."""
+        return fresh if self._checkpoint is None else self._checkpoint.content["seed"]
+
+    def begin(self, session: loop.Session, feed: Feed, held: Feed | None, seed: int) -> None:
+        """Takes the data to where the run goes on, once it is sure that it can.
+
+        Raises:
+            ValueError: the checkpoint is another run's; nothing has changed then.
+        """
+        run = Run(session.model, session.steps, session.callbacks, feed, held, seed)
+        for data in (feed, held):
+            if data is not None:
+                data.keep(session.display.note, self._store is not None)
+        if self._checkpoint is not None:
+            session.saved = Saved(run, self._checkpoint)
+            session.saved.seek()
+            mark = session.saved.mark
+            where = f"epoch {mark.epoch + 1}" + (f", behind batch {mark.batch}" if mark.batch else "")
+            session.display.note(f"Going on from {self._checkpoint.path}: {where}.")
+        if self._store is not None and self._settings is not None:
+            settings = self._settings
+            session.backup = Backup(
+                self._store, run, settings.steps, settings.seconds, final=not settings.delete_checkpoint
+            )
+
+    def end(self) -> None:
+        """After training has come to its end."""
+        if self._store is not None and self._settings is not None and self._settings.delete_checkpoint:
+            self._store.delete()
 
 
 class Data:
@@ -473,7 +538,7 @@ def spec_of(array: Any) -> jax.ShapeDtypeStruct:
 def running(session: loop.Session) -> Iterator[None]:
     """Ctrl-C and the display are set right again, by whatever way the method ends."""
     try:
-        with loop.interrupts(session.interrupted):
+        with loop.interrupts(session):
             yield
     finally:
         session.display.close()

@@ -26,6 +26,16 @@ class Callback:
     model: Any = None
     params: dict[str, Any] = {}  # noqa: RUF012  (replaced by set_params, never changed)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on after a crash needs to know: numbers, strings, arrays, lists and dicts of these.
+
+        It is saved with the run (see `BackupAndRestore`) and given back to `load_state_dict`. Nothing by default.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave; called after `on_train_begin`, where a run goes on."""
+
     def set_model(self, model: Any) -> None:
         """Called once before training."""
         self.model = model
@@ -108,6 +118,10 @@ class Display:
 
     def epoch_end(self, epoch: int, logs: Logs) -> None:
         """After an epoch, validation included."""
+
+    def note(self, text: str) -> None:
+        """A message for the user."""
+        print(text, flush=True)
 
     def close(self) -> None:
         """The method ends, by whatever way: leave the terminal as it was."""

@@ -23,17 +23,38 @@ class CSVLogger(Callback):
         self.filename, self.separator, self.append = Path(filename), separator, append
         self._file: TextIO | None = None
         self._keys: list[str] | None = None
+        self._written = 0  # bytes of the file up to its last row
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._keys = None
+        self._keys, self._written = None, 0
         if self.append and self.filename.exists():
+            self._written = self.filename.stat().st_size
             with self.filename.open(newline="") as file:
                 first = next(csv.reader(file, delimiter=self.separator), None)
             self._keys = first[1:] if first else None
-        self._file = self.filename.open("a" if self.append else "w", newline="")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"keys": self._keys, "written": self._written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on below the rows that there were; what a crash left behind them is cut off."""
+        self._keys, self._written = state["keys"], state["written"]
+        exists = self.filename.exists()
+        size = self.filename.stat().st_size if exists else 0
+        if size < self._written:
+            raise ValueError(
+                f"The run goes on with {self._written} bytes written to {self.filename}, which now has {size}. Put the "
+                "file back, or delete the backup to start again."
+            )
+        if exists:
+            self._file = self.filename.open("r+", newline="")
+            self._file.truncate(self._written)
+            self._file.seek(self._written)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert self._file is not None
+        # Opened only now: a run that goes on must find the file as it was.
+        if self._file is None:
+            self._file = self.filename.open("a" if self.append else "w", newline="")
         logs = logs or {}
         writer = csv.writer(self._file, delimiter=self.separator)
         if self._keys is None:
@@ -43,6 +64,7 @@ class CSVLogger(Callback):
             writer.writerow(["epoch", *self._keys])
         writer.writerow([epoch, *[logs.get(key, "NA") for key in self._keys]])
         self._file.flush()
+        self._written = self._file.tell()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._file is not None:
@@ -89,6 +111,12 @@ class ModelCheckpoint(Monitor):
         if save_freq != "epoch":
             # Only now: a hook that observes batches makes training run step by step.
             self.on_train_batch_end = self._count_batch  # type: ignore[method-assign]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self._batches = state["best"], state["batches"]
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from epochal.callbacks.base import Callback, Logs
 from epochal.callbacks.monitor import Monitor
@@ -78,6 +79,12 @@ class ReduceLROnPlateau(Monitor):
     def _reset(self) -> None:
         self.wait = self.cooldown_counter = 0
         self.best = self.worst
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wait": self.wait, "cooldown_counter": self.cooldown_counter, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.wait, self.cooldown_counter, self.best = state["wait"], state["cooldown_counter"], state["best"]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()

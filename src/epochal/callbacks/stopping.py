@@ -51,6 +51,13 @@ class EarlyStopping(Monitor):
         self.best = self.worst
         self.best_weights: list[Any] | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        names = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()
 

@@ -1,0 +1,314 @@
+"""A run that goes on where it was: what is kept of it, when, and how it is put back."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+import warnings
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from epochal.callbacks.base import CallbackList, Logs
+from epochal.checkpoint import Checkpoint, Store
+from epochal.feed import Feed
+from epochal.objective import Tally
+from epochal.order import ALGORITHM
+from epochal.random import seed_state, set_seed_state
+from epochal.step import Steps, TrainRunner
+
+SHARE = 0.02  # of the time trained, at most, that checkpoints after epochs may take
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment between two executions at which a run can be kept.
+
+    Attributes:
+        epoch, batch: so many batches of this epoch are done.
+        place: the same for the data, see `Feed.place`.
+        within: whether `on_epoch_begin` of the epoch has been called.
+        tally: what the epoch's batches have come to; None before the first.
+        logs: the values of the last epoch, or of this one where all its batches are done.
+        trained: whether all batches of the epoch are done, and only its validation is missing.
+    """
+
+    epoch: int
+    batch: int
+    place: dict[str, Any]
+    within: bool = False
+    tally: Tally | None = None
+    logs: Logs | None = None
+    trained: bool = False
+
+
+@dataclass
+class Run:
+    """What a checkpoint keeps of a fit.
+
+    Attributes:
+        model: carries `stop_training`.
+        steps: its programs, with the optimizer.
+        callbacks: all of them.
+        feed, held: the data to train and to validate on.
+        seed: of the order of the data and of the masks.
+    """
+
+    model: Any
+    steps: Steps
+    callbacks: CallbackList
+    feed: Feed
+    held: Feed | None
+    seed: int
+
+    def kept(self, mark: Mark) -> dict[str, Any]:
+        """All of it on the host, as data. Waits for the device."""
+        params, buffers = self.steps.parts.collect()
+        optimizer = self._optimizer
+        return {
+            **self._identity(),
+            "environment": environment(),
+            "seed": self.seed,
+            "seed_state": seed_state(),
+            "epoch": mark.epoch,
+            "batch": mark.batch,
+            "place": mark.place,
+            "held": None if self.held is None else self.held.place(0, 0),
+            "within": mark.within,
+            "trained": mark.trained,
+            "logs": mark.logs,
+            "tally": None if mark.tally is None else [_host(a) for a in jax.tree.leaves(mark.tally)],
+            "labels": self.steps.train_report.labels,
+            "stop": self.model.stop_training,
+            "params": [_host(a) for a in params],
+            "buffers": [_host(a) for a in buffers],
+            "optimizer": [_host(a) for a in jax.tree.leaves(optimizer.state)],
+            "learning_rate": None if optimizer.scheduled else optimizer.learning_rate,
+            "callbacks": [[type(c).__name__, _copied(c.state_dict())] for c in self.callbacks.callbacks],
+        }
+
+    @property
+    def _optimizer(self) -> Any:
+        assert self.steps.optimizer is not None
+        return self.steps.optimizer
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        params, buffers = self.steps.parts.collect()
+        state = jax.tree_util.tree_flatten_with_path(self._optimizer.state)[0]
+        return {
+            "weights": [_described(a) for a in params],  # not by name: a model made again has new names for its layers
+            "other arrays of the model": [_described(a) for a in buffers],
+            "optimizer's state": [[jax.tree_util.keystr(path), *_described(a)] for path, a in state],
+            "order of the data": ALGORITHM,
+            **self._data,
+        }
+
+    @functools.cached_property
+    def _data(self) -> dict[str, Any]:
+        held = None if self.held is None else self.held.fingerprint()
+        return {"training data": self.feed.fingerprint(), "validation data": held}
+
+    def check(self, saved: Checkpoint) -> None:
+        """Raises ValueError where the run is not the one that was kept; warns where only its bits may differ."""
+        for what, now in self._identity().items():
+            before = saved.content[what]
+            if _plain(before) != _plain(now):
+                raise ValueError(
+                    f"The run in {saved.path.parent} cannot go on, its {what} differ: {_difference(before, now)}. "
+                    "Go on with what it was begun with, or delete the folder to start again."
+                )
+        changed = [
+            f"{name} {before} → {environment()[name]}"
+            for name, before in saved.content["environment"].items()
+            if before != environment()[name]
+        ]
+        if changed:
+            warnings.warn(
+                f"The run in {saved.path.parent} goes on in another environment ({'; '.join(changed)}): results need "
+                "not be those of an uninterrupted run to the last bit.",
+                stacklevel=4,
+            )
+
+    def put_back(self, content: dict[str, Any]) -> None:
+        """Makes everything but the data what it was."""
+        parts, optimizer = self.steps.parts, self._optimizer
+        params, buffers = parts.collect()
+        parts.publish(_placed(content["params"], params), _placed(content["buffers"], buffers))
+        if content["learning_rate"] is not None:
+            optimizer.learning_rate = content["learning_rate"]
+        leaves, structure = jax.tree.flatten(optimizer.state)
+        optimizer.state = jax.tree.unflatten(structure, _placed(content["optimizer"], leaves))
+        set_seed_state(content["seed_state"])
+        states = [tuple(pair) for pair in content["callbacks"]]
+        for callback in self.callbacks.callbacks:
+            found = next((s for s in states if s[0] == type(callback).__name__), None)
+            if found is not None:
+                states.remove(found)
+                callback.load_state_dict(found[1])
+
+
+class Saved:
+    """What a run goes on from.
+
+    Args:
+        run: the run.
+        checkpoint: as it was read.
+
+    Attributes:
+        mark: the moment at which it was kept.
+        stop: whether a callback had ended the training.
+
+    Raises:
+        ValueError: it is another run's.
+    """
+
+    def __init__(self, run: Run, checkpoint: Checkpoint):
+        run.check(checkpoint)
+        self._run, self._content = run, checkpoint.content
+        content, tally = checkpoint.content, None
+        if content["tally"] is not None:
+            tally = TrainRunner(run.steps, False, 0, 0).restored(content["tally"], content["labels"])
+        kept: dict[str, Any] = {f.name: content[f.name] for f in fields(Mark)}
+        self.mark = Mark(**{**kept, "tally": tally})
+        self.stop: bool = checkpoint.content["stop"]
+
+    def seek(self) -> None:
+        """Takes the data to where it was."""
+        self._run.feed.seek(self._content["place"])
+        if self._run.held is not None:
+            self._run.held.seek(self._content["held"])
+
+    def put_back(self) -> None:
+        """Makes everything but the data what it was."""
+        self._run.put_back(self._content)
+        self._run.model.stop_training = self.stop
+
+
+class Backup:
+    """Keeps a run as it goes: after epochs, every so many batches or seconds, and when it is interrupted.
+
+    Args:
+        store: where to.
+        run: what.
+        steps: keep it every so many batches; None does not.
+        seconds: keep it at the first look after so many seconds; None does not.
+        final: whether the end of the run is kept as well.
+    """
+
+    def __init__(self, store: Store, run: Run, steps: int | None, seconds: float | None, final: bool):
+        self.store, self.run, self._steps, self._seconds, self.final = store, run, steps, seconds, final
+        self._since = 0  # batches since the last checkpoint
+        self._mark: Mark | None = None
+        self._kept: Mark | None = None
+        self._started = time.perf_counter()
+
+    def steps_ahead(self, wanted: int) -> int:
+        """How many batches may be run before the next checkpoint."""
+        return wanted if self._steps is None else min(wanted, self._steps - self._since)
+
+    def mark(self, mark: Mark, steps: int = 0) -> None:
+        """Notes a moment, so many batches after the last one, and keeps the run if it is time to."""
+        self._mark = mark
+        self._since += steps
+        counted = steps > 0 and self._steps is not None and self._since >= self._steps
+        timed = self._seconds is not None and time.perf_counter() - self._started >= self._seconds
+        if counted or timed:
+            self.now()
+
+    def epoch_end(self, mark: Mark, last: bool) -> None:
+        """After an epoch. Where that is when checkpoints are due, one is left out while it would cost too much."""
+        self._mark = mark
+        if last:
+            if self.final:
+                self.now()
+        elif self._steps is None and self._seconds is None:
+            passed = time.perf_counter() - self._started
+            if self._kept is None or (not self.store.busy and self.store.write_seconds <= SHARE * passed):
+                self.now()
+
+    def now(self) -> None:
+        """Keeps the run as it was at the last mark."""
+        mark = self._mark
+        if mark is None or mark is self._kept:
+            return
+        self.store.write(mark.epoch, mark.batch, self.run.kept(mark))
+        self._kept, self._since, self._started = mark, 0, time.perf_counter()
+
+
+def environment() -> dict[str, Any]:
+    """What decides the bits of a result besides the program."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "epochal": version("epochal"),
+        "machine": platform.machine(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _is_key(array: Any) -> bool:
+    return isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+
+
+def _host(array: Any) -> np.ndarray:
+    """A copy: training takes over the memory of the array itself."""
+    return np.array(jax.random.key_data(array) if _is_key(array) else array, copy=True)
+
+
+def _placed(values: list[np.ndarray], old: Any) -> tuple[Array, ...]:
+    """Values as arrays of the kind and on the devices of the old ones, so that they fit programs compiled for these."""
+    placed = []
+    for value, like in zip(values, old, strict=True):
+        if _is_key(like):
+            new = jax.random.wrap_key_data(jnp.array(value), impl=jax.random.key_impl(like))
+        else:
+            new = jnp.array(value, like.dtype)
+        placed.append(jax.device_put(new, like.sharding) if getattr(like, "committed", False) else new)
+    return tuple(placed)
+
+
+def _copied(state: Any) -> Any:
+    """A state whose lists and dicts do not change any more while it is written."""
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_copied(value) for value in state)
+    return _host(state) if isinstance(state, jax.Array | np.ndarray) else state
+
+
+def _described(array: Any) -> list[Any]:
+    return [list(np.shape(array)), str(array.dtype)]
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples, as JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first thing that differs, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            if _plain(before.get(key)) != _plain(now.get(key)):
+                return f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"there were {len(before)}, there are {len(now)}"
+        for a, b in zip(before, now, strict=True):
+            if _plain(a) != _plain(b):
+                return f"was {a}, is {b}"
+    return f"was {before!r}, is {now!r}"

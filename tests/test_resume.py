@@ -1,0 +1,591 @@
+"""A run that was broken off goes on where it was, and ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from data import diabetes, digits
+
+import epochal as keras
+from epochal import layers
+from epochal.callbacks import BackupAndRestore, Callback
+from epochal.checkpoint import Checkpoint, Store, read, write
+
+N, M, EPOCHS = 100, 16, 5
+
+
+class Broken(Exception):
+    """What ends a run in these tests."""
+
+
+class BreakOff(Callback):
+    """Ends a run behind so many batches, as a crash would."""
+
+    def __init__(self, batches: int):
+        self.batches = batches
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches -= 1
+        if self.batches == 0:
+            raise Broken
+
+
+class Counts(Callback):
+    """A callback of a user's, with a state."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.seen.append((epoch, -1))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append((self.seen[-1][0], batch))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+class Batched(keras.utils.PyDataset):
+    """The digits in batches, in an order that `on_epoch_end` changes."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, **named: Any):
+        super().__init__(**named)
+        self.x, self.y = x, y
+        self.random = np.random.default_rng(0)
+        self.order = np.arange(len(x))
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // M)
+
+    def __getitem__(self, index: int) -> Any:
+        rows = self.order[index * M : (index + 1) * M]
+        return self.x[rows], self.y[rows]
+
+    def on_epoch_end(self) -> None:
+        self.random.shuffle(self.order)
+
+
+def endless(x: np.ndarray, y: np.ndarray) -> Iterator[Any]:
+    for i in itertools.cycle(range(0, len(x), M)):
+        yield x[i : i + M], y[i : i + M]
+
+
+class Again:
+    """A dataset that can be gone over again and again."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self.batches = [(x[i : i + M], y[i : i + M]) for i in range(0, len(x), M)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+class Stateful(Again):
+    """One that knows where it is, as torchdata's loaders do."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        super().__init__(x, y)
+        self.at, self.loaded, self.given = 0, 0, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.at < len(self.batches):
+            self.at, self.given = self.at + 1, self.given + 1
+            yield self.batches[self.at - 1]
+        self.at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at, self.loaded = state["at"], self.loaded + 1
+
+
+def on_disk(array: np.ndarray, path: Path) -> np.ndarray:
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+KINDS = ("arrays", "steps", "disk", "sequence", "workers", "generator", "iterable", "iterable steps", "stateful")
+
+
+def data(kind: str, folder: Path) -> dict[str, Any]:
+    x, y = digits(N)
+    held = {"validation_data": (x[:30], y[:30])}
+    folder.mkdir(exist_ok=True)
+    made: dict[str, Callable[[], dict[str, Any]]] = {
+        "arrays": lambda: {"x": x, "y": y, "batch_size": M, "validation_split": 0.2},
+        "steps": lambda: {"x": x, "y": y, "batch_size": M, "steps_per_epoch": 5, **held},
+        "disk": lambda: {"x": on_disk(x, folder / "x.npy"), "y": y, "batch_size": M, "shuffle": "batch", **held},
+        "sequence": lambda: {"x": Batched(x, y), **held},
+        "workers": lambda: {"x": Batched(x, y, workers=2), **held},
+        "generator": lambda: (
+            {"x": endless(x, y), "steps_per_epoch": 6, "validation_data": endless(x, y)} | {"validation_steps": 2}
+        ),
+        "iterable": lambda: {"x": Again(x, y), **held},
+        "iterable steps": lambda: {"x": Again(x, y), "steps_per_epoch": 5, **held},
+        "stateful": lambda: {"x": Stateful(x, y), **held},
+    }
+    return made[kind]()
+
+
+def dense() -> Any:
+    """Random masks, statistics over the batch, a state of its own in the optimizer."""
+    model = keras.Sequential(
+        [
+            layers.Dense(8, activation="relu", input_shape=(64,)),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    return model
+
+
+def run(kind: str, folder: Path, batches: int | None = None, every: Any = None, model: Any = None) -> dict[str, Any]:
+    """What is left of a run; broken off behind so many batches, kept `every` so often."""
+    keras.utils.set_random_seed(4)
+    model = model or dense()
+    given, counts = data(kind, folder), Counts()
+    callbacks = [
+        counts,
+        keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(patience=1, factor=0.3, min_delta=0.2),
+        keras.callbacks.CSVLogger(folder / "log.csv"),
+    ]
+    if every is not None:
+        callbacks.append(BackupAndRestore(folder / "backup", every))
+    if batches is not None:
+        callbacks.append(BreakOff(batches))
+    history = model.fit(**given, epochs=EPOCHS, verbose=0, callbacks=callbacks)
+    return {
+        "weights": [w.tolist() for w in model.get_weights()],
+        "optimizer": [np.asarray(a).tolist() for a in jax.tree.leaves(model.optimizer.state)],
+        "history": history.history,
+        "epochs": history.epoch,
+        "seen": counts.seen,
+        "csv": (folder / "log.csv").read_text(),
+        "data": given["x"],
+    }
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    for part in a:
+        if part != "data":
+            assert a[part] == b[part], part
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
+    whole = run(kind, tmp_path / "whole")
+    assert len(whole["history"]["loss"]) == EPOCHS or whole["history"]
+    for number, (batches, every) in enumerate([(3, 2), (9, "epoch"), (17, 4), (1, 1)]):
+        folder = tmp_path / str(number)
+        with pytest.raises(Broken):
+            run(kind, folder, batches, every)
+        kept = list((folder / "backup").glob("epoch-*"))
+        assert kept or batches == 1
+        resumed = run(kind, folder, every=every)
+        same(resumed, whole)
+        assert not list((folder / "backup").glob("epoch-*"))  # a run that came to its end needs them no more
+        if kind == "stateful" and batches == 17:
+            assert resumed["data"].loaded == 1
+            assert resumed["data"].given < whole["data"].given / 2  # it went there without reading all again
+
+
+def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
+    whole = run("arrays", tmp_path / "whole")
+    folder = tmp_path / "often"
+    for _ in range(4):
+        with pytest.raises(Broken):
+            run("arrays", folder, 4, 3)
+    same(run("arrays", folder, every=3), whole)
+
+
+# -- killed for real
+
+
+SCRIPT = """
+import sys, json, hashlib, pathlib
+import numpy as np, jax
+sys.path.insert(0, {tests!r})
+from test_resume import run
+print("ready", flush=True)
+found = run({kind!r}, pathlib.Path({folder!r}), every={every!r})
+found.pop("data")
+print("end", hashlib.sha256(json.dumps(found).encode()).hexdigest(), flush=True)
+"""
+
+
+def start(kind: str, folder: Path, every: Any) -> subprocess.Popen:
+    """The run as a process of its own."""
+    script = SCRIPT.format(tests=str(Path(__file__).parent), kind=kind, folder=str(folder), every=every)
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def ending(process: subprocess.Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.read().split("end ")[-1].strip()
+
+
+def test_a_run_that_is_killed_five_times_ends_with_the_same_sha256(tmp_path: Path) -> None:
+    """`benchmarks/kill_test.py` does it a hundred times, with more kinds of runs."""
+    whole = ending(start("arrays", tmp_path / "whole", 1000))
+    random = np.random.default_rng(0)
+    kills = 0
+    while kills < 5:
+        process = start("arrays", tmp_path / "killed", 2)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        kept = tmp_path / "killed" / "backup"
+        before = set(kept.glob("epoch-*")) if kept.exists() else set()
+        while process.poll() is None and not (kept.exists() and set(kept.glob("epoch-*")) - before):
+            time.sleep(0.005)  # until there is something new, finished or not
+        time.sleep(random.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        kills += 1
+        if len(list(kept.glob("epoch-*"))) == 0:  # it had come to its end
+            shutil.rmtree(tmp_path / "killed")
+    assert ending(start("arrays", tmp_path / "killed", 2)) == whole
+    assert len(whole) == 64
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_a_signal_keeps_the_run_once_more_before_it_ends(number: int, code: int, tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_resume import *
+        class Tell(Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                print("batch", flush=True)
+                time.sleep(0.05)
+        model = dense()
+        x, y = digits(N)
+        model.fit(x, y, epochs=1000, verbose=0, callbacks=[Tell(), BackupAndRestore({str(tmp_path)!r}, 10**9)])
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(6):
+        assert process.stdout.readline() == "batch\n"
+    process.send_signal(number)
+    shown = 6 + len(process.stdout.readlines())
+    assert process.wait() in (code, -number)
+    (kept,) = tmp_path.glob("epoch-*")
+    content = read(kept)
+    assert content["epoch"] * -(-N // 32) + content["batch"] == shown  # where it ended, not where it was last due
+
+
+# -- another batch size, other data
+
+
+def trained_on(model: Any, ids: np.ndarray, folder: Path, **fit: Any) -> list[int]:
+    """The ids of the examples that training saw, in its order, until it ended."""
+    seen: list[int] = []
+
+    def look(y_true: Any, y_pred: Any) -> Any:
+        if not isinstance(y_true, jax.core.Tracer):
+            seen.extend(np.asarray(y_true).astype(int).ravel().tolist())
+        return (y_pred - y_true[:, None]) ** 2
+
+    model.compile(keras.optimizers.SGD(0.0), look, run_eagerly=True)
+    backup = BackupAndRestore(folder, 1, delete_checkpoint=False)
+    callbacks = [backup, *fit.pop("callbacks", [])]
+    with contextlib.suppress(Broken):
+        model.fit(ids[:, None] * 1.0, ids, verbose=0, callbacks=callbacks, **fit)
+    return seen
+
+
+@pytest.mark.parametrize("shuffle", [True, "batch", False])
+def test_with_another_batch_size_every_example_comes_once_per_epoch(shuffle: Any, tmp_path: Path) -> None:
+    n, epochs = 23, 3
+    ids, random = np.arange(n), np.random.default_rng(1)
+    model = keras.Sequential([layers.Dense(1, input_shape=(1,))])
+    seen: list[int] = []
+    keras.utils.set_random_seed(1)
+    while len(seen) < n * epochs:
+        size, batches = int(random.integers(1, 9)), int(random.integers(1, 4))
+        fit = {"batch_size": size, "epochs": epochs, "shuffle": shuffle, "callbacks": [BreakOff(batches)]}
+        seen += trained_on(model, ids, tmp_path, **fit)
+    assert len(seen) == n * epochs
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:-1], y[:-1]), "training data differ: examples was 100, is 99"),
+        (lambda x, y: (x + 1, y), "training data differ: digest"),
+        (lambda x, y: (x, y * 1.0), "training data differ: arrays"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(change: Any, message: str, tmp_path: Path) -> None:
+    x, y = digits(N)
+    backup = BackupAndRestore(tmp_path, 1)
+    with pytest.raises(Broken):
+        dense().fit(x, y, verbose=0, callbacks=[backup, BreakOff(2)])
+    model = dense()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.fit(*change(x, y), verbose=0, callbacks=[backup])
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_run_does_not_go_on_with_another_model_or_optimizer(tmp_path: Path) -> None:
+    x, y = digits(N)
+    backup = BackupAndRestore(tmp_path, 1)
+    with pytest.raises(Broken):
+        dense().fit(x, y, verbose=0, callbacks=[backup, BreakOff(2)])
+    other = keras.Sequential([layers.Dense(10, activation="softmax", input_shape=(64,))])
+    other.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="its weights differ: there were 6, there are 2"):
+        other.fit(x, y, verbose=0, callbacks=[backup])
+    model = dense()
+    model.compile("rmsprop", "sparse_categorical_crossentropy", ["accuracy"])
+    with pytest.raises(ValueError, match="optimizer's state differ"):
+        model.fit(x, y, verbose=0, callbacks=[backup])
+
+
+def test_another_environment_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = digits(N)
+    backup = BackupAndRestore(tmp_path, 1)
+    with pytest.raises(Broken):
+        dense().fit(x, y, verbose=0, callbacks=[backup, BreakOff(2)])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other")
+    with pytest.warns(UserWarning, match=r"another environment \(XLA_FLAGS .* --xla_other\)"):
+        dense().fit(x, y, verbose=0, callbacks=[backup])
+
+
+def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Path) -> None:
+    x, y = digits(N)
+    fit: dict[str, Any] = {"x": x, "y": y, "epochs": 3, "verbose": 0}
+    keras.utils.set_random_seed(2)
+    model = dense()
+    whole = model.fit(**fit).history
+    keras.utils.set_random_seed(2)
+    with pytest.raises(Broken):
+        dense().fit(**fit, callbacks=[BackupAndRestore(tmp_path, 1), BreakOff(6)])
+    kept = sorted(tmp_path.iterdir())
+    again = dense()
+    assert again.fit(**fit, resume_from=tmp_path).history == whole
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    assert sorted(tmp_path.iterdir()) == kept
+    with pytest.raises(ValueError, match="found none"):
+        again.fit(**fit, resume_from=tmp_path / "nothing")
+
+
+def test_a_finished_run_that_is_kept_trains_no_more(tmp_path: Path) -> None:
+    x, y = digits(N)
+    backup = BackupAndRestore(tmp_path, delete_checkpoint=False)
+    model = dense()
+    whole = model.fit(x, y, epochs=2, verbose=0, callbacks=[backup]).history
+    again = dense()
+    assert again.fit(x, y, epochs=2, verbose=0, callbacks=[backup]).history == whole
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    longer = again.fit(x, y, epochs=3, verbose=0, callbacks=[backup]).history["loss"]
+    assert longer[:2] == whole["loss"]
+    assert len(longer) == 3
+
+
+def test_messages_say_where_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    x, y = digits(N)
+    backup = BackupAndRestore(tmp_path, 1)
+    with pytest.raises(Broken):
+        dense().fit(endless(x, y), steps_per_epoch=7, epochs=2, verbose=0, callbacks=[backup, BreakOff(9)])
+    capsys.readouterr()
+    dense().fit(endless(x, y), steps_per_epoch=7, epochs=2, verbose=2, callbacks=[backup])
+    shown = capsys.readouterr().out
+    assert "epoch 2, behind batch 1." in shown
+    assert "8 batches of the generator are read again and skipped" in shown
+
+
+# -- folders
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch-*"))
+
+
+def largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+BREAKS: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda path: os.truncate(largest_file(path), largest_file(path).stat().st_size // 2),
+    "emptied": lambda path: os.truncate(largest_file(path), 0),
+    "a file is missing": lambda path: largest_file(path).unlink(),
+    "all files are missing": lambda path: [shutil.rmtree(p) for p in path.iterdir() if p.is_dir()],
+    "a number is another": lambda path: _changed(path / "data" / "metadata"),
+    "no JSON": lambda path: (path / "data" / "metadata").write_text("{"),
+}
+
+
+def _changed(path: Path) -> None:
+    text = path.read_text()
+    assert '"seed"' in text
+    path.write_text(text.replace('"batch", ', '"batch",  ').replace('"trained", false', '"trained", true'))
+
+
+@pytest.mark.parametrize("damage", BREAKS)
+def test_a_broken_newest_checkpoint_is_skipped_for_the_one_before(damage: str, tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"epoch-{number:06d}-batch-{0:09d}", content(number))
+    store = Store(tmp_path)
+    old, new = checkpoints(tmp_path)
+    assert store.newest() == Checkpoint(new, content(1)) or damage
+    BREAKS[damage](new)
+    with pytest.warns(UserWarning, match=f"{new.name} .* is broken .*going on from {old.name}"):
+        found = store.newest()
+    assert found is not None
+    assert found.path == old
+    BREAKS[damage](old)
+    with pytest.raises(ValueError, match=r"No checkpoint in .* can be read"):
+        store.newest()
+
+
+def content(number: int) -> dict[str, Any]:
+    return {
+        "trained": False,
+        "seed": number,
+        "a": [np.arange(10_000.0) * number],
+        "batch": {(1, "b"): b"\x00", "c": 2.5},
+    }
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    values = {
+        "numbers": [1, -2.5e-300, float("inf"), True, None, "ä"],
+        "tuple": (1, (2, [])),
+        "arrays": {"f": np.float32(1.5), "b": np.array([True]), "u": np.zeros(3, np.uint32), "e": np.zeros((0, 2))},
+        3: b"\xff",
+    }
+    write(tmp_path / "epoch-000000-batch-000000000", values)
+    found = read(tmp_path / "epoch-000000-batch-000000000")
+    assert str(found) == str(values)
+    assert found["arrays"]["u"].dtype == np.uint32
+    with pytest.raises(TypeError, match="got a set"):
+        write(tmp_path / "other", {"a": {1, 2}})
+
+
+def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "epoch-000000-batch-000000000"
+    monkeypatch.setattr("epochal.checkpoint.FORMAT", 2)
+    write(path, content(1))
+    monkeypatch.setattr("epochal.checkpoint.FORMAT", 1)
+    with pytest.raises(ValueError, match="format 2, this epochal reads up to 1: update epochal"):
+        Store(tmp_path).newest()
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    x, y = digits(N)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "epoch-notes").mkdir()
+    dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path, 1)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-notes", "notes.txt", "run.lock"]
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    holder = (
+        f"import time; from epochal.checkpoint import Store; Store({str(tmp_path)!r}).lock(); print(1, flush=True); "
+        "time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    x, y = digits(N)
+    with pytest.raises(RuntimeError, match=rf"Another run writes to .*process {process.pid} on "):
+        dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
+    process.kill()  # and a killed one holds it no more
+    process.wait()
+    dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
+
+
+def test_a_full_disk_ends_no_training_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / f"epoch-{0:06d}-batch-{0:09d}", content(0))
+    store = Store(tmp_path)
+    assert store.newest() is not None
+    script = f"""
+import resource, signal, warnings
+import numpy as np
+from epochal.checkpoint import Store
+store = Store({str(tmp_path)!r})
+assert store.newest() is not None
+store.write(1, 0, {{"a": np.random.default_rng(0).normal(size=1000)}})
+store.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a disk that takes no more than that in one file
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    store.write(2, 0, {{"a": np.random.default_rng(0).normal(size=1_000_000)}})
+    store.wait()
+print(caught[0].message)
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "could not be written" in shown
+    assert "the last good checkpoint is epoch-000001-batch-000000000" in shown
+    assert [p.name for p in checkpoints(tmp_path)] == ["epoch-000000-batch-000000000", "epoch-000001-batch-000000000"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    x, y = digits(N)
+    with pytest.raises(OSError, match="file"):
+        dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path / "file" / "backup")])
+
+
+@pytest.mark.parametrize("save_freq", [0, -1, True, "s", "epochs", "3m", 2.5])
+def test_save_freq_and_keep_are_checked(save_freq: Any) -> None:
+    with pytest.raises(ValueError, match="save_freq"):
+        BackupAndRestore("backup", save_freq)
+    with pytest.raises(ValueError, match="keep"):
+        BackupAndRestore("backup", keep=0)
+
+
+def test_keras_replays_the_epoch_that_was_broken_off(tmp_path: Path) -> None:
+    """15 updates instead of 10: what Keras keeps in mid-epoch has no place in the data."""
+    import keras as theirs
+
+    x, y = diabetes(50)
+    updates = []
+    for first in (True, False):
+        model = theirs.Sequential([theirs.layers.Input((10,)), theirs.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        stop = theirs.callbacks.LambdaCallback(on_train_batch_end=_broken_at(5) if first else None)
+        callbacks = [theirs.callbacks.BackupAndRestore(tmp_path / "theirs", save_freq=5), stop]
+        with contextlib.suppress(Broken):
+            model.fit(x, y[:, None], batch_size=5, epochs=1, verbose=0, callbacks=callbacks)
+        updates.append(int(model.optimizer.iterations))
+    assert updates == [5, 15]
+
+
+def _broken_at(batch: int) -> Callable:
+    def stop(number: int, logs: Any = None) -> None:
+        if number + 1 == batch:
+            raise Broken
+
+    return stop
