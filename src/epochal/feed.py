@@ -106,8 +106,8 @@ class Feed:
         """Whether epoch `epoch` has a batch."""
         return True
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
-        """The epoch's blocks, each with how many of its steps are to be run.
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, np.ndarray]]:
+        """The epoch's blocks, each with the sizes (on the host) of its first batches, which are those to be run.
 
         Args:
             epoch: its number.
@@ -157,14 +157,14 @@ class ArrayFeed(Feed):
         pivot = jax.tree.map(lambda a: a[:1], examples.y) if pivot is None else pivot
         self.data, self.pivot = jax.device_put(((examples.x, examples.y, examples.weight), pivot))
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, np.ndarray]]:
         if self.steps is not None:
             yield from self._blocks(epoch * self.steps, (epoch + 1) * self.steps)
             return
         for number in itertools.count():
             yield from self._blocks(number * self._per_pass, (number + 1) * self._per_pass)
 
-    def _blocks(self, first: int, last: int) -> Iterator[tuple[Block, int]]:
+    def _blocks(self, first: int, last: int) -> Iterator[tuple[Block, np.ndarray]]:
         """The batches first … last-1 of the stream."""
         tables, sizes, passes = [], [], []
         for number in range(first // self._per_pass, -(-last // self._per_pass)):
@@ -176,13 +176,13 @@ class ArrayFeed(Feed):
             passes.append(np.full(len(tables[-1]), ids_of_pass(number), np.uint32))
         yield from self._cut(np.concatenate(tables), np.concatenate(sizes), np.concatenate(passes))
 
-    def _cut(self, order: np.ndarray, sizes: np.ndarray, passes: np.ndarray) -> Iterator[tuple[Block, int]]:
+    def _cut(self, order: np.ndarray, sizes: np.ndarray, passes: np.ndarray) -> Iterator[tuple[Block, np.ndarray]]:
         """One block; with exact tails a block for every run of batches of one size."""
         edges = np.flatnonzero(np.diff(sizes)) + 1 if self.exact_tail else []
         for rows, size, number in zip(*(np.split(a, edges) for a in (order, sizes, passes)), strict=True):
             rows = rows[:, : size[0]] if self.exact_tail else rows
             order_now, size_now, pass_now = jax.device_put((rows, size, number))
-            yield Block(self.data, order_now, size_now, pass_now, None, self.pivot), len(rows)
+            yield Block(self.data, order_now, size_now, pass_now, None, self.pivot), size
 
     def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of all batches of a pass (steps, m), padded with the last row, and how many of them are examples."""
@@ -231,12 +231,13 @@ class StreamFeed(Feed):
         self.steps = self._stream.expected or self.steps
         return begins
 
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, int]]:
+    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[tuple[Block, np.ndarray]]:
         self.batches, self.n = 0, 0
         for run in self._runs(self._stream.epoch(epoch), chunk):
             self.batches, self.drawn = self.batches + len(run), self.drawn + len(run)
-            self.n += sum(drawn.examples.n for drawn in run)
-            yield self._block(run, chunk), len(run)
+            sizes = np.array([drawn.examples.n for drawn in run])
+            self.n += int(sizes.sum())
+            yield self._block(run, chunk), sizes
         self.steps = self._stream.expected or self.batches  # an unknown number is learned
 
     def _runs(self, batches: Iterator[Drawn], chunk: int | None) -> Iterator[list[Drawn]]:

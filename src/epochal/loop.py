@@ -15,10 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal.callbacks.base import CallbackList, Display, Logs
+from epochal.callbacks.base import Logs
+from epochal.callbacks.lists import CallbackList
+from epochal.display import Display
 from epochal.feed import Feed
 from epochal.objective import Tally
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.step import Program, Steps, TestRunner, TrainRunner
 
 
 @dataclass
@@ -49,13 +51,13 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
     calls, display, model = session.callbacks, session.display, session.model
     logs: Logs = {}
     model.stop_training = False
-    calls.call("on_train_begin", {})
+    calls.on_train_begin()
     display.train_begin(epochs.stop)
     for epoch in epochs:
         if not feed.begin(epoch):
             _say_dry(feed, epoch, epochs)
             break
-        calls.call("on_epoch_begin", epoch, {})
+        calls.on_epoch_begin(epoch)
         display.epoch_begin(epoch, feed.steps)
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
         logs = run_pass(session, runner, feed, epoch)
@@ -63,14 +65,15 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         values = validate(epoch)
         if values is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
-        calls.call("on_epoch_end", epoch, logs)
+        calls.on_epoch_end(epoch, logs)
         display.epoch_end(epoch, logs)
         if model.stop_training:
             break
         if feed.dry and (feed.short or epoch + 1 < epochs.stop):
             _say_dry(feed, epoch + 1, epochs)
             break
-    calls.call("on_train_end", logs)
+    session.steps.end_with_averages()
+    calls.on_train_end(logs)
 
 
 def _say_dry(feed: Feed, done: int, epochs: range) -> None:
@@ -88,10 +91,10 @@ def test(session: Session, feed: Feed) -> Logs | None:
     if not feed.begin(0):
         return None
     session.model.stop_evaluating = False
-    session.callbacks.call("on_test_begin", {})
+    session.callbacks.on_test_begin()
     logs = run_pass(session, TestRunner(session.steps, feed.padded), feed, 0)
     feed.end_epoch()
-    session.callbacks.call("on_test_end", logs)
+    session.callbacks.on_test_end(logs)
     return logs
 
 
@@ -123,21 +126,31 @@ def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: Feed, epo
     watch = Watch(session, runner, feed.steps)
     blocks = feed.epoch(epoch, watch.chunk)
     while not watch.stopped and (fetched := next(blocks, None)) is not None:  # nothing is fetched after the last batch
-        block, steps = fetched
+        block, sizes = fetched
         tally = runner.start(block) if tally is None else tally
         arguments = runner.arguments(block, tally)
-        if not runner.program.ready(*arguments):
-            session.display.compiling(runner.kind)
-        executable = runner.program.executable(*arguments)
+        executable = _executable(session.display, runner.kind, runner.program, arguments)
         first = 0
-        while first < steps and not watch.stopped:
-            last = min(first + watch.steps_ahead(), steps)
+        while first < len(sizes) and not watch.stopped:
+            last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
             tally = runner.run(executable, block, tally, first, last)
-            watch.after(last - first, tally)
+            watch.after(sizes[first:last], tally)
             first = last
     watch.finish(tally)
-    return {} if tally is None else runner.read(tally)
+    logs = {} if tally is None else runner.read(tally)
+    session.display.pass_end(runner.kind, watch.done, watch.examples)
+    return logs
+
+
+def _executable(display: Display, kind: str, program: Program, arguments: tuple) -> Callable:
+    """What to call for these arguments; the display says when it has to be compiled first."""
+    if program.ready(*arguments):
+        return program.executable(*arguments)
+    display.compiling(kind)
+    executable = program.executable(*arguments)
+    display.compiled(kind)
+    return executable
 
 
 class Watch:
@@ -154,8 +167,8 @@ class Watch:
         self._observed = session.callbacks.observes(runner.kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
-        self._done = 0
-        self._flying: deque[tuple[Tally, int, int]] = deque()
+        self.done = self.examples = 0  # batches and examples of the pass so far
+        self._flying: deque[tuple[Tally, int, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
     @property
@@ -165,44 +178,50 @@ class Watch:
 
     @property
     def stopped(self) -> bool:
-        """Whether a callback has asked to stop within the pass."""
+        """Whether the pass ends here: a callback has asked for it, and a batch was run, as in Keras."""
+        return self.done > 0 and self._asked_to_stop()
+
+    def _asked_to_stop(self) -> bool:
         model = self._session.model
         return model.stop_training if self._kind == "train" else model.stop_evaluating
 
     def steps_ahead(self) -> int:
         """How many steps the next execution should run."""
-        return self._session.pace[self._kind] if self._fixed is None else self._fixed - self._done % self._fixed
+        if self._fixed is not None:
+            return self._fixed - self.done % self._fixed
+        return 1 if self._asked_to_stop() else self._session.pace[self._kind]
 
     def before(self) -> None:
         """Before an execution."""
         if self._session.interrupted.is_set():
             raise KeyboardInterrupt
-        if self._observed and self._done % (self._fixed or 1) == 0:
-            self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
+        if self._observed and self.done % (self._fixed or 1) == 0:
+            self._session.callbacks.call(f"on_{self._kind}_batch_begin", self.done, {})
 
-    def after(self, steps: int, tally: Tally) -> None:
-        """After an execution of so many steps was sent off."""
-        self._done += steps
-        if self._observed and self._done % (self._fixed or 1) == 0:
+    def after(self, sizes: np.ndarray, tally: Tally) -> None:
+        """After an execution was sent off, of steps with batches of these sizes."""
+        self.done += len(sizes)
+        self.examples += int(sizes.sum())
+        if self._observed and self.done % (self._fixed or 1) == 0:
             self._tell_end(tally)
-        self._flying.append((tally, self._done, steps))
+        self._flying.append((tally, self.done, self.examples, len(sizes)))
         if len(self._flying) > 1:
             self._land()
 
     def finish(self, tally: Tally | None) -> None:
         """After the last execution of a pass: the last batches may be fewer than `steps_per_execution`."""
-        if self._observed and tally is not None and self._done % (self._fixed or 1) != 0:
+        if self._observed and tally is not None and self.done % (self._fixed or 1) != 0:
             self._tell_end(tally)
 
     def _tell_end(self, tally: Tally) -> None:
-        self._session.callbacks.call(f"on_{self._kind}_batch_end", self._done - 1, self._runner.read(tally))
+        self._session.callbacks.call(f"on_{self._kind}_batch_end", self.done - 1, self._runner.read(tally))
 
     def _land(self) -> None:
         """Waits for the oldest execution under way; what is shown is read from it, one execution late."""
-        tally, done, steps = self._flying.popleft()
+        tally, done, examples, steps = self._flying.popleft()
         jax.block_until_ready(tally)
         now = time.perf_counter()
-        self._session.display.progress(self._kind, done, self._steps, lambda: self._runner.read(tally))
+        self._session.display.progress(self._kind, done, self._steps, examples, lambda: self._runner.read(tally))
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
@@ -238,31 +257,34 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     results: list[Any] = []
     pending: tuple[Any, int] | None = None
     model.stop_predicting = False
-    calls.call("on_predict_begin", {})
+    calls.on_predict_begin()
     display.epoch_begin(0, steps)
+    examples = 0
     for i, (x, rows) in enumerate(chunks):
         if session.interrupted.is_set():
             raise KeyboardInterrupt
         x = jax.device_put(x)
-        calls.call("on_predict_batch_begin", i, {})
-        params, buffers = parts.collect()
-        outputs, kept = program.executable(params, buffers, x)(params, buffers, x)
+        calls.on_predict_batch_begin(i)
+        arguments = (*parts.collect(), x)
+        outputs, kept = _executable(display, "predict", program, arguments)(*arguments)
         if kept is not None:
-            parts.publish(params, kept)
+            parts.publish(arguments[0], kept)
         if pending is not None:
             results.append(_fetch(*pending))
         pending = (outputs, rows)
         if calls.observes("predict"):
             results.append(_fetch(*pending))
             pending = None
-            calls.call("on_predict_batch_end", i, {"outputs": results[-1]})
-        display.progress("predict", i + 1, steps, dict)
+            calls.on_predict_batch_end(i, {"outputs": results[-1]})
+        examples += rows
+        display.progress("predict", i + 1, steps, examples, dict)
         if model.stop_predicting:
             break
     if pending is not None:
         results.append(_fetch(*pending))
+    display.pass_end("predict", len(results), examples)
     display.epoch_end(0, {})
-    calls.call("on_predict_end", {})
+    calls.on_predict_end()
     return results
 
 

@@ -234,7 +234,6 @@ class Model(Layer):
             try:
                 with running(session):
                     loop.train(session, feed, seed, span, validate)
-                training.end_with_averages(steps.parts)
             finally:
                 history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
                 history.programs = steps.executables
@@ -284,9 +283,9 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
             session = training.session(programs, [callbacks], display, params)
             with running(session):
-                display.epoch_begin(0, feed.steps)
+                session.display.epoch_begin(0, feed.steps)
                 logs = loop.evaluation(session, feed)
-                display.epoch_end(0, logs)
+                session.display.epoch_end(0, logs)
         return _reported(logs, return_dict)
 
     def predict(

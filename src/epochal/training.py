@@ -24,8 +24,11 @@ from epochal.arguments import (
     stream_chunks,
     with_class_weight,
 )
-from epochal.callbacks.base import CallbackList, Logs
+from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
+from epochal.callbacks.lists import CallbackList
+from epochal.callbacks.progress import ProgbarLogger
+from epochal.display import Display
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, parts_of, tracked
 from epochal.layers.weights import draw_weights
@@ -330,15 +333,6 @@ class Training:
             optimizer.state = optimizer.carry(optimizer.state, self._optimizer_for, params)
         self._optimizer_for = list(parts.names)
 
-    def end_with_averages(self, parts: Parts) -> None:
-        """An optimizer with `use_ema` leaves the moving averages of the weights in the model, as in Keras."""
-        optimizer = self.optimizer
-        assert optimizer is not None
-        assert optimizer.state is not None
-        averages = optimizer.averages(optimizer.state)
-        if averages is not None:
-            parts.publish(tuple(jnp.array(a, copy=True) for a in averages), parts.collect()[1])
-
     def one_batch(self, kind: str, examples: Examples, alone: bool) -> Logs:
         """Trains or tests with all examples as one batch; values of it alone, or running ones."""
         assert self.recipe is not None
@@ -361,7 +355,11 @@ class Training:
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
         """A new session."""
-        calls = CallbackList(callbacks, self.model, params)
+        calls = CallbackList(callbacks, model=self.model, **params)
+        # What a ProgbarLogger shows the display does, and faster; one that a user has changed does it itself.
+        loggers = [c for c in calls.callbacks if isinstance(c, ProgbarLogger)]
+        calls.callbacks = [c for c in calls.callbacks if type(c) is not ProgbarLogger]
+        display = Display() if any(type(c) is not ProgbarLogger for c in loggers) else display
         return loop.Session(self.model, steps, calls, display, self.steps_per_execution)
 
 
@@ -471,9 +469,12 @@ def spec_of(array: Any) -> jax.ShapeDtypeStruct:
 
 @contextmanager
 def running(session: loop.Session) -> Iterator[None]:
-    """Ctrl-C and the display are set right again, by whatever way the method ends."""
+    """Ctrl-C and the display are set right again by whatever way the method ends; callbacks learn of an exception."""
     try:
         with loop.interrupts(session.interrupted):
             yield
+    except BaseException as error:
+        session.callbacks.call("on_exception", error)
+        raise
     finally:
         session.display.close()

@@ -83,10 +83,22 @@ class EarlyStopping(Monitor):
 
 
 class TerminateOnNaN(Callback):
-    """Ends training when the loss is no longer a number; looks after every batch."""
+    """Ends training when the loss is no longer a finite number; looks after every batch.
+
+    Args:
+        raise_error: end it with an exception instead.
+
+    Raises:
+        RuntimeError: such a loss, with `raise_error`.
+    """
+
+    def __init__(self, raise_error: bool = False):
+        self.raise_error = raise_error
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
+            if self.raise_error:
+                raise RuntimeError(f"Batch {batch}: the loss is {loss}, expected a finite number.")
             print(f"Batch {batch}: the loss is {loss}, training ends.")
             self.model.stop_training = True
