@@ -342,7 +342,8 @@ def test_J_on_a_real_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> 
     order = [lines.index(text) for text in ("Epoch 1/2", "end of 0", heads[0], "Epoch 2/2", "end of 1")]
     assert order == sorted(order)
     parts = [part for line in lines for part in line.split(" - ")]
-    known = r"Epoch ./2|end of .|./. ━+ [\d.]+s|compiled in [\d.]+s|[\d.]+.?s/step|[\d.]+k? examples/s|(val_)?(loss|accuracy): [\d.]+"
+    known = r"Epoch ./2|end of .|./. ━+ [\d.]+s|compiled in [\d.]+s|[\d.]+.?s/step|"
+    known += r"[\d.]+k? examples/s|(val_)?(loss|accuracy): [\d.]+"
     assert [part for part in parts if not re.fullmatch(known, part)] == []
     assert [part.split(":")[0] for part in parts if ":" in part] == [
         *("loss", "accuracy", "val_loss", "val_accuracy", "loss", "accuracy"),

@@ -77,7 +77,7 @@ class ReduceLROnPlateau(Monitor):
 
     def _reset(self) -> None:
         self.wait = self.cooldown_counter = 0
-        self.best = self.worst
+        self.best: float | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()

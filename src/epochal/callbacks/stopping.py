@@ -25,7 +25,7 @@ class EarlyStopping(Monitor):
         start_from_epoch: epochs before this one are not looked at.
 
     Attributes:
-        best: the best value so far.
+        best: the best value so far; None before the first.
         best_epoch: its epoch.
         stopped_epoch: the epoch that ended training; 0 when it ran to its end.
     """
@@ -48,7 +48,7 @@ class EarlyStopping(Monitor):
 
     def _reset(self) -> None:
         self.wait = self.stopped_epoch = self.best_epoch = 0
-        self.best = self.worst
+        self.best: float | None = None
         self.best_weights: list[Any] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

@@ -40,13 +40,13 @@ class TensorBoard(Callback):
     def __init__(
         self,
         log_dir: str | Path = "logs",
-        histogram_freq: int = 0,
+        histogram_freq: Any = 0,
         write_graph: bool = True,
         write_images: bool = False,
         write_steps_per_second: bool = False,
-        update_freq: str | int = "epoch",
-        profile_batch: int | tuple[int, int] | list[int] = 0,
-        embeddings_freq: int = 0,
+        update_freq: Any = "epoch",
+        profile_batch: Any = 0,
+        embeddings_freq: Any = 0,
         embeddings_metadata: Any = None,
     ):
         self._make_writer = _writer_class()
