@@ -19,12 +19,8 @@ X, Y = digits(64)
 
 @functools.cache
 def classifier() -> keras.Sequential:
-    model = keras.Sequential(
-        [
-            keras.layers.Dense(12, activation="relu", input_shape=(64,), name="hidden"),
-            keras.layers.Dense(10, name="out"),
-        ]
-    )
+    hidden = keras.layers.Dense(12, activation="relu", input_shape=(64,), name="hidden")
+    model = keras.Sequential([hidden, keras.layers.Dense(10, name="out")], name="net")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
     return model
@@ -77,10 +73,12 @@ def test_I5_tensorboard_reads_running_values_of_the_batches_that_are_due(
 ) -> None:
     seen: list[dict[str, float]] = []
     watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(dict(logs)))
-    fit([watch, keras.callbacks.TensorBoard(tmp_path, update_freq=update_freq)], epochs=2, validation_data=None)
+    board = keras.callbacks.TensorBoard(tmp_path, update_freq=update_freq, write_steps_per_second=True)
+    fit([watch, board], epochs=2, validation_data=None)
     found = scalars(tmp_path / "train")
     for name in ("loss", "accuracy"):
         assert found[f"batch_{name}"] == [(step, np.float32(seen[step - 1][name])) for step in steps]
+    assert [step for step, _ in found["batch_steps_per_second"]] == steps
     assert [step for step, _ in found["epoch_loss"]] == [0, 1]
     assert not (tmp_path / "validation").exists()
 
@@ -88,15 +86,15 @@ def test_I5_tensorboard_reads_running_values_of_the_batches_that_are_due(
 def test_I5_tensorboard_reads_histograms_and_images_of_the_weights(tmp_path: Path) -> None:
     fit(keras.callbacks.TensorBoard(tmp_path, histogram_freq=2, write_images=True, write_steps_per_second=True))
     events = read(tmp_path / "train")
-    names = ["hidden/kernel", "hidden/bias", "out/kernel", "out/bias"]
+    names = ["net/hidden/kernel", "net/hidden/bias", "net/out/kernel", "net/out/bias"]
     assert sorted(events.Tags()["histograms"]) == sorted(f"{name}/histogram" for name in names)
-    for name, weight in zip(names, classifier().get_weights(), strict=True):
+    for name, weight in zip(names, classifier().get_weights(), strict=True):  # names as in Keras
         first, last = events.Histograms(f"{name}/histogram")
         assert (first.step, last.step) == (0, 2)
         assert last.histogram_value.num == weight.size
         assert last.histogram_value.sum == pytest.approx(weight.sum(dtype=np.float64), rel=1e-4, abs=1e-5)
         assert last.histogram_value.min == pytest.approx(weight.min())
-    (image, _) = events.Images("hidden/kernel/image")
+    (image, _) = events.Images("net/hidden/kernel/image")
     assert (image.height, image.width) == (12, 64)
     assert [step for step, _ in scalars(tmp_path / "train")["epoch_steps_per_second"]] == [0, 1, 2]
 

@@ -25,7 +25,7 @@ class TensorBoard(Callback):
         histogram_freq: every so many epochs the distribution of each weight is written; 0 is never.
         write_graph: has no effect: the graph is not written.
         write_images: write each weight as an image too, whenever its distribution is written.
-        write_steps_per_second: write `epoch_steps_per_second`.
+        write_steps_per_second: write `epoch_steps_per_second`, and `batch_steps_per_second` at batches that are due.
         update_freq: "epoch" writes epochs only; a number writes the running values every so many batches as well,
             "batch" at every batch: training then runs step by step.
         profile_batch: the batch of training, counted from 1, or (first, last) of several, whose execution is recorded
@@ -65,7 +65,7 @@ class TensorBoard(Callback):
         self._writers: dict[str, Any] = {}
         self._batches = self._epoch_start_batches = 0  # of training, since it began
         self._epoch_iterations = 0
-        self._epoch_start = 0.0
+        self._epoch_start = self._batch_start = 0.0
         self._trains = self._profiling = False
         # Only now: a hook that observes batches makes training run step by step.
         if self._every or self._last:
@@ -82,6 +82,7 @@ class TensorBoard(Callback):
         self._epoch_iterations = self.model.optimizer.iterations
 
     def _begin_batch(self, batch: int, logs: Logs | None = None) -> None:
+        self._batch_start = time.perf_counter()
         coming = self._epoch_start_batches + batch + 1
         if self._first and not self._profiling and self._batches < self._first <= coming <= self._last:
             jax.profiler.start_trace(str(Path(self.log_dir) / "train"))
@@ -92,7 +93,10 @@ class TensorBoard(Callback):
         if self._profiling and self._batches >= self._last:
             self._end_profile()
         if self._every and self._batches // self._every > before // self._every:
-            self._write("train", {f"batch_{name}": value for name, value in (logs or {}).items()}, self._batches)
+            values = dict(logs or {})
+            if self.write_steps_per_second:
+                values["steps_per_second"] = (self._batches - before) / (time.perf_counter() - self._batch_start)
+            self._write("train", {f"batch_{name}": value for name, value in values.items()}, self._batches)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs, optimizer = logs or {}, self.model.optimizer
@@ -139,11 +143,11 @@ class TensorBoard(Callback):
 
     def _write_weights(self, epoch: int) -> None:
         for weight in tracked(self.model):
-            values = np.asarray(weight.variable.get_value())
-            self._writer("train").add_histogram(f"{weight.path}/histogram", values, epoch)
+            name, values = f"{self.model.name}/{weight.path}", np.asarray(weight.variable.get_value())
+            self._writer("train").add_histogram(f"{name}/histogram", values, epoch)
             image = _image(values) if self.write_images else None
             if image is not None:
-                self._writer("train").add_images(f"{weight.path}/image", image, epoch, dataformats="NHWC")
+                self._writer("train").add_images(f"{name}/image", image, epoch, dataformats="NHWC")
         self._writer("train").flush()
 
     def _end_profile(self) -> None:
