@@ -34,6 +34,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.stop_training = False
+        self.optimizer: Any = None
         self.weights: list[Any] = []
         self.metrics: list[Any] = []
 
@@ -99,6 +100,39 @@ def test_I5_a_name_that_does_not_tell_the_direction_is_an_error_as_in_keras() ->
         assert feed(k.callbacks.EarlyStopping("my_value", mode="max", patience=1), [1.0, 2.0], "my_value") == 2
 
 
+def stopped(k: Any, values: list[float], **options: Any) -> tuple[int, Any, int]:
+    stop = k.callbacks.EarlyStopping(**options)
+    return feed(stop, values), stop.best, stop.best_epoch
+
+
+def rates(k: Any, values: list[float], **options: Any) -> list[float]:
+    """The learning rates that ReduceLROnPlateau sets."""
+    reduce, model, found = k.callbacks.ReduceLROnPlateau(**options), Fake(), []
+    model.optimizer = k.optimizers.SGD(1.0)
+    reduce.set_model(model)
+    reduce.on_train_begin({})
+    for epoch, value in enumerate(values):
+        logs = {"val_loss": value}
+        reduce.on_epoch_end(epoch, logs)
+        found.append(float(model.optimizer.learning_rate))
+        assert "learning_rate" in logs
+    return found
+
+
+def test_I5_early_stopping_and_plateaus_are_keras_for_any_values() -> None:
+    """But for NaN, and a baseline: Keras does not stop as long as there is progress below it, against its docstring."""
+    draw = np.random.default_rng(0)
+    for _ in range(100):
+        values = (draw.integers(0, 6, 12) / 4).tolist()
+        shared = {"mode": str(draw.choice(["min", "max"])), "min_delta": float(draw.choice([0, 0.25]))}
+        shared["patience"] = int(draw.integers(0, 4))
+        start, cooldown = int(draw.integers(0, 3)), int(draw.integers(0, 3))
+        ours, other = (stopped(k, values, start_from_epoch=start, **shared) for k in (keras, theirs))
+        assert ours == other
+        ours, other = (rates(k, values, factor=0.5, cooldown=cooldown, min_lr=0.1, **shared) for k in (keras, theirs))
+        assert ours == pytest.approx(other, rel=1e-6)
+
+
 @pytest.mark.parametrize("stops", [True, False])
 def test_I5_early_stopping_restores_the_best_weights_whether_or_not_it_stopped(stops: bool) -> None:
     stop = callbacks.EarlyStopping("score", patience=1 if stops else 100, mode="max", restore_best_weights=True)
@@ -130,21 +164,10 @@ def test_I5_terminate_on_nan() -> None:
 
 
 def test_I5_reduce_lr_on_plateau() -> None:
-    class Model(Fake):
-        optimizer = keras.optimizers.SGD(1.0)
-
-    reduce = callbacks.ReduceLROnPlateau(factor=0.5, patience=2, cooldown=1, min_lr=0.3)
-    reduce.set_model(Model())
-    reduce.on_train_begin({})
-    rates = []
-    for epoch, value in enumerate([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]):
-        logs = {"val_loss": value}
-        reduce.on_epoch_end(epoch, logs)
-        rates.append(Model.optimizer.learning_rate)
-        assert "learning_rate" in logs
+    found = rates(keras, [1.0] * 9, factor=0.5, patience=2, cooldown=1, min_lr=0.3)
     # Two epochs without improvement, a reduction, one epoch of cooldown, and so on down to min_lr.
-    assert rates[:3] == [1.0, 1.0, 0.5]
-    assert rates[-1] == 0.3
+    assert found[:3] == [1.0, 1.0, 0.5]
+    assert found[-1] == 0.3
     with pytest.raises(ValueError, match="factor"):
         callbacks.ReduceLROnPlateau(factor=1.0)
 

@@ -89,25 +89,32 @@ def test_I1_hooks_of_fit_come_in_keras_order_with_the_same_logs(steps_per_execut
     assert all(entry[-1] == {} for entry in ours if entry[0].endswith("begin"))
 
 
-def test_I1_hooks_of_evaluate_and_predict_come_in_keras_order_with_the_same_logs() -> None:
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_I1_hooks_of_evaluate_and_predict_come_in_keras_order_with_the_same_logs(steps_per_execution: int) -> None:
     def run(k: Any) -> list[Any]:
-        model = shared(k)
-        tested = recorded(k, lambda c: model.evaluate(X[:40], Y[:40], verbose=0, callbacks=[c]))
-        return tested + recorded(k, lambda c: model.predict(X[:40], verbose=0, callbacks=[c]))
+        model = shared(k, steps_per_execution)
+        tested = recorded(k, lambda c: model.evaluate(X, Y, batch_size=16, verbose=0, callbacks=[c]))
+        return tested + recorded(k, lambda c: model.predict(X, batch_size=16, verbose=0, callbacks=[c]))
 
     ours = run(keras)
     assert ours == run(theirs)
-    assert [entry[0] for entry in ours if not entry[0].startswith("predict")] == [
-        *("test_begin", "test_batch_begin", "test_batch_end", "test_batch_begin", "test_batch_end", "test_end")
+    batches = ["batch_begin", "batch_end"] * (4 // steps_per_execution)
+    assert [entry[0] for entry in ours] == [
+        f"{kind}_{name}" for kind in ("test", "predict") for name in ("begin", *batches, "end")
     ]
-    assert ours[-2] == ("predict_batch_end", 1, {"outputs": (8, 10)})
+    assert ours[-2] == ("predict_batch_end", 3, {"outputs": (16 * steps_per_execution, 10)})
 
 
-def test_I1_batch_hooks_of_predict_get_what_predict_returns() -> None:
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_I1_batch_hooks_of_predict_get_what_predict_returns(steps_per_execution: int) -> None:
     parts: list[np.ndarray] = []
-    watch = callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: parts.append(logs["outputs"]))
-    predictions = shared(keras).predict(X[:40], verbose=0, callbacks=watch)
+    ends: list[int] = []
+    watch = callbacks.LambdaCallback(
+        on_predict_batch_end=lambda batch, logs: (parts.append(logs["outputs"]), ends.append(batch))
+    )
+    predictions = shared(keras, steps_per_execution).predict(X[:42], batch_size=16, verbose=0, callbacks=watch)
     np.testing.assert_array_equal(np.concatenate(parts), predictions)
+    assert ends == ([0, 1, 2] if steps_per_execution == 1 else [1, 2])
 
 
 def test_I1_train_end_gets_the_last_epochs_logs_and_test_end_what_evaluate_returns() -> None:

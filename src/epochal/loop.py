@@ -254,38 +254,48 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     calls, display, model = session.callbacks, session.display, session.model
     program = session.steps.program("predict", padded=False)
     parts = session.steps.parts
+    observed, group = calls.observes("predict"), session.steps_per_execution
+    group = group if isinstance(group, int) else 1  # batches per call of a batch hook
     results: list[Any] = []
-    pending: tuple[Any, int] | None = None
+    flying: deque[tuple[Any, int]] = deque()
+    told = examples = 0
     model.stop_predicting = False
     calls.on_predict_begin()
     display.epoch_begin(0, steps)
-    examples = 0
     for i, (x, rows) in enumerate(chunks):
         if session.interrupted.is_set():
             raise KeyboardInterrupt
         x = jax.device_put(x)
-        calls.on_predict_batch_begin(i)
+        if i % group == 0:
+            calls.on_predict_batch_begin(i)
         arguments = (*parts.collect(), x)
         outputs, kept = _executable(display, "predict", program, arguments)(*arguments)
         if kept is not None:
             parts.publish(arguments[0], kept)
-        if pending is not None:
-            results.append(_fetch(*pending))
-        pending = (outputs, rows)
-        if calls.observes("predict"):
-            results.append(_fetch(*pending))
-            pending = None
-            calls.on_predict_batch_end(i, {"outputs": results[-1]})
+        flying.append((outputs, rows))
+        while len(flying) > (0 if observed else 1):
+            results.append(_fetch(*flying.popleft()))
         examples += rows
         display.progress("predict", i + 1, steps, examples, dict)
-        if model.stop_predicting:
-            break
-    if pending is not None:
-        results.append(_fetch(*pending))
+        if (i + 1) % group == 0:
+            told = _tell_outputs(calls, results, told) if observed else 0
+            if model.stop_predicting:
+                break
+    results += [_fetch(*outputs) for outputs in flying]
+    if observed:
+        _tell_outputs(calls, results, told)
     display.pass_end("predict", len(results), examples)
     display.epoch_end(0, {})
     calls.on_predict_end()
     return results
+
+
+def _tell_outputs(calls: CallbackList, results: list[Any], told: int) -> int:
+    """Calls the batch hooks with all outputs but the first `told`, if there are such; returns how many there are."""
+    if told < len(results):
+        outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results[told:])
+        calls.on_predict_batch_end(len(results) - 1, {"outputs": outputs})
+    return len(results)
 
 
 def _fetch(outputs: Any, rows: int) -> Any:

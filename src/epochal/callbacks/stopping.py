@@ -66,6 +66,7 @@ class EarlyStopping(Monitor):
                 self.best_weights = [jnp.array(v.get_value(), copy=True) for v in self.model.weights]
             if self.baseline is None or self.improves(value, self.baseline):
                 self.wait = 0
+                return
         if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
