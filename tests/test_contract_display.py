@@ -120,6 +120,7 @@ class ZMQInteractiveShell:
 @pytest.mark.parametrize(
     ("place", "verbose", "expected"),
     [
+        ("nothing", "auto", display.Lines),
         ("terminal", "auto", display.Bar),
         ("terminal", 1, display.Bar),
         ("terminal", True, display.Bar),
@@ -143,6 +144,8 @@ def test_J_auto_is_a_bar_on_a_terminal_or_notebook_and_lines_elsewhere(
     monkeypatch.setenv("FORCE_COLOR", "1")  # asks for colours in a file, not for a cursor that moves
     monkeypatch.setenv("TERM", "dumb" if place == "dumb terminal" else "xterm")
     monkeypatch.setattr(sys, "stdout", io.StringIO() if place in ("file", "notebook") else Terminal())
+    if place == "nothing":
+        monkeypatch.setattr(sys, "stdout", None)
     if place == "notebook":
         monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     if place == "ci":
@@ -369,6 +372,16 @@ def test_J_after_an_exception_the_cursor_is_back_and_the_bar_stays(monkeypatch: 
     assert "/4 ━" in line or "/4 ─" in line
     assert not terminal.screen.cursor.hidden
     assert "compiling…" in terminal.raw
+
+
+def test_J_a_value_wider_than_the_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = RealTerminal(20, monkeypatch)
+    own = screen.Terminal()
+    for draw in (own.show, own.show, own.keep):
+        draw(["1/2 ━━──"], ["loss: 0.5", "a_name_of_a_metric_that_is_long: 0.1234"])
+    lines = terminal.lines(monkeypatch)
+    assert lines[:2] == ["1/2 ━━──", "loss: 0.5"]
+    assert "".join(lines[2:]).replace(" ", "") == "a_name_of_a_metric_that_is_long:0.1234"
 
 
 # -- a real notebook

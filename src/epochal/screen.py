@@ -41,6 +41,7 @@ class Terminal(Paper):
     _owner: ClassVar[Terminal | None] = None
 
     def __init__(self) -> None:
+        self._console: Console | None = None
         self._live: Live | None = None
 
     @property
@@ -50,20 +51,19 @@ class Terminal(Paper):
 
     def show(self, *groups: Sequence[str]) -> None:
         text = self._text(groups)
+        console = self._taken()
         if self._live is not None:
-            self._live.console.size = _size()
             self._live.update(text, refresh=True)
             return
-        if Terminal._owner is not None:
-            Terminal._owner._hide()
         Terminal._owner = self
-        self._live = Live(text, console=_console(), auto_refresh=False)
+        self._live = Live(text, console=console, auto_refresh=False)
         self._live.start(refresh=True)
+        console.show_cursor(True)  # a process that is killed must not leave the terminal without
 
     def keep(self, *groups: Sequence[str]) -> None:
         text = self._text(groups)
         self._hide()
-        _console().print(text)
+        self._taken().print(text)
 
     def close(self) -> None:
         if self._live is not None:
@@ -76,8 +76,18 @@ class Terminal(Paper):
             self._live.transient = True
             self.close()
 
+    def _taken(self) -> Console:
+        """The terminal as it is now, with no text of another display that changes."""
+        if Terminal._owner not in (None, self):
+            Terminal._owner._hide()
+        size = _size()
+        if self._console is None:
+            self._console = Console(file=sys.stdout, force_terminal=True, highlight=False)
+        self._console.size = size  # pyright: ignore[reportAttributeAccessIssue]
+        return self._console
+
     def _text(self, groups: Sequence[Sequence[str]]) -> Text:
-        text = Text(_encodable(wrapped(groups, self.width)), no_wrap=True, overflow="ellipsis")
+        text = Text(_encodable(wrapped(groups, self.width)), overflow="fold")
         text.highlight_regex("━+", "green")
         text.highlight_regex("─+", "dim")
         return text
@@ -116,8 +126,9 @@ def live_screen() -> Terminal | Notebook | None:
     """What standard output is, if texts that change can be shown there."""
     if Console().is_jupyter:
         return Notebook()
+    isatty = getattr(sys.stdout, "isatty", None)  # whatever someone has put there
     moves = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")  # its cursor
-    return Terminal() if sys.stdout.isatty() and moves else None
+    return Terminal() if isatty is not None and isatty() and moves else None
 
 
 def wrapped(groups: Sequence[Sequence[str]], width: int) -> str:
@@ -135,11 +146,6 @@ def wrapped(groups: Sequence[Sequence[str]], width: int) -> str:
     return "\n".join(lines)
 
 
-def _console() -> Console:
-    columns, rows = _size()
-    return Console(file=sys.stdout, force_terminal=True, width=columns, height=rows, highlight=False)
-
-
 def _size() -> os.terminal_size:
     with contextlib.suppress(ValueError, OSError):  # closed, or no terminal after all
         size = os.get_terminal_size(sys.stdout.fileno())
@@ -150,7 +156,7 @@ def _size() -> os.terminal_size:
 
 def _encodable(text: str) -> str:
     """The text in plainer signs, where the encoding of standard output lacks some."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
