@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 from data import digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -131,6 +132,13 @@ def test_I5_tensorboard_profiles_the_batches_asked_for(tmp_path: Path, monkeypat
     seen.clear()
     fit(keras.callbacks.TensorBoard(tmp_path, profile_batch=(2, 100)), epochs=1, validation_data=None)
     assert seen == [str(tmp_path / "train"), "stop"]  # at the end of training at the latest
+
+
+def test_I5_tensorboard_without_a_learning_rate_that_can_be_read(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Dense(10, input_shape=(64,))])
+    model.compile(optax.sgd(0.1), "mse")
+    model.fit(X, X[:, :10], verbose=0, callbacks=keras.callbacks.TensorBoard(tmp_path))
+    assert list(scalars(tmp_path / "train")) == ["epoch_loss"]
 
 
 @pytest.mark.slow

@@ -101,7 +101,9 @@ class TensorBoard(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         logs, optimizer = logs or {}, self.model.optimizer
         trained = {name: value for name, value in logs.items() if not name.startswith("val_")}
-        trained["learning_rate"] = optimizer.learning_rate
+        rate = getattr(optimizer, "learning_rate", None)  # None: hidden in an Optax transformation
+        if rate is not None:
+            trained["learning_rate"] = rate
         if self.write_steps_per_second:
             steps = optimizer.iterations - self._epoch_iterations
             trained["steps_per_second"] = steps / (time.perf_counter() - self._epoch_start)
