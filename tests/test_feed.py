@@ -15,11 +15,12 @@ SIZES = {"n": st.integers(1, 60), "m": st.integers(1, 25)}
 def batches(feed: ArrayFeed, epoch: int) -> list[list[int]]:
     """The examples' numbers, batch by batch, padding left out."""
     found = []
-    for block, first, last in feed.epoch(epoch):
-        for step in range(first, last):
+    for block, first, sizes in feed.epoch(epoch):
+        for step in range(first, len(sizes)):
             batch = take(block, step, feed.padded)
             rows = np.asarray(batch.x)[:, 0]
             size = int(batch.size)
+            assert size == sizes[step]
             if batch.rows is not None:
                 assert np.asarray(batch.rows).tolist() == [1] * size + [0] * (len(rows) - size)
             found.append(rows[:size].astype(int).tolist())
@@ -52,8 +53,8 @@ def test_ids_are_new_in_every_pass_and_the_same_however_batches_are_cut() -> Non
 
     def ids(m: int, steps: int | None, epoch: int) -> dict[tuple[int, int], int]:
         found = {}
-        for block, first, last in ArrayFeed(data, m, False, 0, True, steps).epoch(epoch):
-            for step in range(first, last):
+        for block, first, sizes in ArrayFeed(data, m, False, 0, True, steps).epoch(epoch):
+            for step in range(first, len(sizes)):
                 batch = take(block, step, False)
                 for row, number in zip(np.asarray(batch.x)[:, 0], np.asarray(batch.ids), strict=True):
                     found[int(block.passes[step]), int(row)] = int(number)

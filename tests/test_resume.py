@@ -23,7 +23,7 @@ from data import diabetes, digits
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback
-from epochal.checkpoint import Checkpoint, Store, read, write
+from epochal.checkpoint import Store, read, write
 
 N, M, EPOCHS = 100, 16, 5
 
@@ -38,10 +38,10 @@ class BreakOff(Callback):
     def __init__(self, batches: int):
         self.batches = batches
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.batches -= 1
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.batches == 0:
             raise Broken
+        self.batches -= 1
 
 
 class Counts(Callback):
@@ -196,13 +196,12 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
     whole = run(kind, tmp_path / "whole")
-    assert len(whole["history"]["loss"]) == EPOCHS or whole["history"]
-    for number, (batches, every) in enumerate([(3, 2), (9, "epoch"), (17, 4), (1, 1)]):
+    for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4)]):
         folder = tmp_path / str(number)
         with pytest.raises(Broken):
             run(kind, folder, batches, every)
         kept = list((folder / "backup").glob("epoch-*"))
-        assert kept or batches == 1
+        assert kept or batches == 0
         resumed = run(kind, folder, every=every)
         same(resumed, whole)
         assert not list((folder / "backup").glob("epoch-*"))  # a run that came to its end needs them no more
@@ -243,8 +242,7 @@ def start(kind: str, folder: Path, every: Any) -> subprocess.Popen:
 
 
 def ending(process: subprocess.Popen) -> str:
-    assert process.stdout is not None
-    return process.stdout.read().split("end ")[-1].strip()
+    return process.communicate()[0].split("end ")[-1].strip()
 
 
 def test_a_run_that_is_killed_five_times_ends_with_the_same_sha256(tmp_path: Path) -> None:
@@ -262,7 +260,7 @@ def test_a_run_that_is_killed_five_times_ends_with_the_same_sha256(tmp_path: Pat
             time.sleep(0.005)  # until there is something new, finished or not
         time.sleep(random.uniform(0, 0.1))
         process.kill()
-        process.wait()
+        process.communicate()
         kills += 1
         if len(list(kept.glob("epoch-*"))) == 0:  # it had come to its end
             shutil.rmtree(tmp_path / "killed")
@@ -293,8 +291,8 @@ def test_a_signal_keeps_the_run_once_more_before_it_ends(number: int, code: int,
     for _ in range(6):
         assert process.stdout.readline() == "batch\n"
     process.send_signal(number)
-    shown = 6 + len(process.stdout.readlines())
-    assert process.wait() in (code, -number)
+    shown = 6 + process.communicate()[0].count("batch")
+    assert process.returncode in (code, -number)
     (kept,) = tmp_path.glob("epoch-*")
     content = read(kept)
     assert content["epoch"] * -(-N // 32) + content["batch"] == shown  # where it ended, not where it was last due
@@ -457,7 +455,9 @@ def test_a_broken_newest_checkpoint_is_skipped_for_the_one_before(damage: str, t
         write(tmp_path / f"epoch-{number:06d}-batch-{0:09d}", content(number))
     store = Store(tmp_path)
     old, new = checkpoints(tmp_path)
-    assert store.newest() == Checkpoint(new, content(1)) or damage
+    intact = store.newest()
+    assert intact is not None
+    assert (intact.path, str(intact.content)) == (new, str(content(1)))
     BREAKS[damage](new)
     with pytest.warns(UserWarning, match=f"{new.name} .* is broken .*going on from {old.name}"):
         found = store.newest()
@@ -521,7 +521,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=rf"Another run writes to .*process {process.pid} on "):
         dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
     process.kill()  # and a killed one holds it no more
-    process.wait()
+    process.communicate()
     dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path)])
 
 

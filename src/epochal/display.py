@@ -3,131 +3,204 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column
 
-from epochal.callbacks.base import Display, Logs
+from epochal.screen import Paper, live_screen
+
+Logs = dict[str, Any]
 
 REDRAW_SECONDS = 0.1
 
 
+class Display:
+    """What shows progress: told at every look of the loop, without making the loop look more often.
+
+    A display is no callback, since a callback that observes batches would make training run step by step.
+    """
+
+    def train_begin(self, epochs: int) -> None:
+        """Before the first epoch."""
+
+    def epoch_begin(self, epoch: int, steps: int | None) -> None:
+        """Before an epoch of `steps` batches; None: that is not known yet."""
+
+    def compiling(self, kind: str) -> None:
+        """A program ("train", "test", "predict") is about to be compiled."""
+
+    def compiled(self, kind: str) -> None:
+        """It is."""
+
+    def progress(self, kind: str, done: int, steps: int | None, examples: int, logs: Callable[[], Logs]) -> None:
+        """`done` batches with `examples` examples of a pass of this kind are through.
+
+        `logs()` reads the running values from the device.
+        """
+
+    def pass_end(self, kind: str, done: int, examples: int) -> None:
+        """All batches of a pass are through: `done`, with `examples` examples."""
+
+    def epoch_end(self, epoch: int, logs: Logs) -> None:
+        """After an epoch, validation included."""
+
+    def note(self, text: str) -> None:
+        """A message for the user."""
+
+    def close(self) -> None:
+        """The method ends, by whatever way: leave the terminal as it was."""
+
+
 def display_for(verbose: Any) -> Display:
     """The display for `verbose`: 0 none, 1 a live bar, 2 a line per epoch, "auto" 1 on a terminal or notebook, else 2.
+
+    A bar that cannot move, since standard output is a file, is a line per epoch.
 
     Raises:
         ValueError: another value.
     """
     if verbose not in ("auto", 0, 1, 2):  # True and False count as 1 and 0
         raise ValueError(f'Expected verbose to be "auto", 0, 1 or 2, got {verbose!r}.')
-    if verbose == "auto":
-        verbose = 1 if _is_live() else 2
-    return {0: Silent, 1: Bar, 2: Lines}[int(verbose)]()
+    if verbose == 0:
+        return Display()
+    wanted = _is_chief() and "CI" not in os.environ if verbose == "auto" else verbose == 1
+    screen = live_screen() if wanted else None
+    return Lines() if screen is None else Bar(screen)
 
 
-def _is_live() -> bool:
-    if "CI" in os.environ:
-        return False
-    console = Console()
-    return console.is_terminal or console.is_jupyter
-
-
-class Silent(Display):
-    """Nothing."""
-
-    def note(self, text: str) -> None:
-        pass
+def _is_chief() -> bool:
+    """Whether this is the first of the processes that train together."""
+    return jax.process_index() == 0
 
 
 class Lines(Display):
-    """One line per epoch, for files and logs."""
+    """A line per epoch, for files and logs.
 
-    def __init__(self) -> None:
-        self._epochs, self._done, self._steps = 1, 0, None
-        self._start = time.perf_counter()
+    Compiling is no part of the time per step, and validation neither.
 
-    def train_begin(self, epochs: int) -> None:
-        self._epochs = epochs
+    Args:
+        screen: where the lines go.
+    """
 
-    def epoch_begin(self, epoch: int, steps: int | None) -> None:
-        if self._epochs > 1:
-            print(f"Epoch {epoch + 1}/{self._epochs}", flush=True)
-        self._start, self._steps = time.perf_counter(), steps
+    def __init__(self, screen: Paper | None = None) -> None:
+        self._screen = Paper() if screen is None else screen
+        self._epochs, self._trains = 1, False
+        self._steps: int | None = None
+        self._reset()
 
-    def epoch_end(self, epoch: int, logs: Logs) -> None:
-        seconds = time.perf_counter() - self._start
-        steps = self._steps or 1
-        head = f"{steps}/{steps} - {duration(seconds)} - {per_step(seconds / steps)}"
-        print(" - ".join([head, *_values(logs)]), flush=True)
-
-
-class Bar(Display):
-    """A live bar: steps, time, examples' running values; redrawn at most ten times a second."""
-
-    def __init__(self) -> None:
-        self._epochs, self._trains, self._shown = 1, False, ""
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._start = self._drawn = time.perf_counter()
+    def _reset(self) -> None:
+        self._start = self._compile_start = time.perf_counter()
+        self._done = self._examples = 0
+        self._compile_seconds = self._pass_seconds = 0.0
 
     def train_begin(self, epochs: int) -> None:
         self._epochs, self._trains = epochs, True
 
-    def compiling(self, kind: str) -> None:
-        self._draw(info="compiling…")
-
     def epoch_begin(self, epoch: int, steps: int | None) -> None:
-        self.close()
-        if self._epochs > 1:
-            print(f"Epoch {epoch + 1}/{self._epochs}", flush=True)
-        self._progress = Progress(
-            TextColumn("{task.fields[count]}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[info]}", markup=False, table_column=Column(overflow="fold")),
-            auto_refresh=False,
-            console=Console(file=sys.stdout),
-        )
         self._steps = steps
-        count = f"0/{steps}" if steps else "0"
-        self._task = self._progress.add_task("", total=steps, count=count, info="")
-        self._progress.start()
-        self._start = time.perf_counter()
-        self._drawn = 0.0
+        self._reset()
+        if self._epochs > 1:
+            self._screen.keep([f"Epoch {epoch + 1}/{self._epochs}"])
 
-    def progress(self, kind: str, done: int, steps: int | None, logs: Any) -> None:
-        now = time.perf_counter()
-        if now - self._drawn < REDRAW_SECONDS:
-            return
-        self._drawn = now
-        if kind == "test" and self._trains:  # the values on show stay those of training
-            self._draw(info=f"{self._shown} - validating {done}/{steps}")
-            return
-        seconds = now - self._start
-        left = f"{duration(seconds)} < {duration(seconds / done * (steps - done))}" if steps else duration(seconds)
-        self._shown = " - ".join([left, per_step(seconds / done), *_values(logs())])
-        self._draw(completed=done, count=f"{done}/{steps}" if steps else f"{done}", info=self._shown)
+    def note(self, text: str) -> None:
+        self._screen.keep([text])
+
+    def compiling(self, kind: str) -> None:
+        self._compile_start = time.perf_counter()
+
+    def compiled(self, kind: str) -> None:
+        self._compile_seconds += time.perf_counter() - self._compile_start
+
+    def progress(self, kind: str, done: int, steps: int | None, examples: int, logs: Callable[[], Logs]) -> None:
+        if not self._validates(kind):
+            self._done, self._examples, self._pass_seconds = done, examples, self._seconds()
+
+    def pass_end(self, kind: str, done: int, examples: int) -> None:
+        if not self._validates(kind):
+            self._done, self._examples, self._pass_seconds = done, examples, self._seconds()
 
     def epoch_end(self, epoch: int, logs: Logs) -> None:
-        seconds = time.perf_counter() - self._start
-        steps = self._steps or 1
-        info = " - ".join([duration(seconds), per_step(seconds / steps), *_values(logs)])
-        self._draw(completed=steps, count=f"{steps}/{steps}", info=info)
-        self.close()
+        parts = self._head(self._steps or self._done, self._seconds())
+        if self._compile_seconds:
+            parts.append(f"compiled in {duration(self._compile_seconds)}")
+        self._screen.keep([*parts, *self._speeds()], _values(logs))
+
+    def _validates(self, kind: str) -> bool:
+        """Whether a pass of this kind is a validation inside `fit`."""
+        return self._trains and kind != "train"
+
+    def _seconds(self) -> float:
+        """Since the epoch began, without those spent on compiling."""
+        return time.perf_counter() - self._start - self._compile_seconds
+
+    def _head(self, steps: int | None, seconds: float) -> list[str]:
+        return [f"{self._done}/{steps}", duration(seconds)]
+
+    def _speeds(self) -> list[str]:
+        seconds = max(self._pass_seconds, 1e-9)
+        rate = [f"{short(self._examples / seconds)} examples/s"] if self._examples else []
+        return [per_step(seconds / max(self._done, 1)), *rate]
+
+
+class Bar(Lines):
+    """A live bar: steps, times, speeds and running values; redrawn at most ten times a second."""
+
+    def __init__(self, screen: Paper) -> None:
+        super().__init__(screen)
+        self._values: list[str] = []
+        self._drawn = -REDRAW_SECONDS
+
+    def epoch_begin(self, epoch: int, steps: int | None) -> None:
+        super().epoch_begin(epoch, steps)
+        self._values = []
+        if self._due():
+            self._draw()
+
+    def compiling(self, kind: str) -> None:
+        super().compiling(kind)
+        self._draw("compiling…")  # without fail: it may take long
+
+    def compiled(self, kind: str) -> None:
+        super().compiled(kind)
+        self._draw()
+
+    def progress(self, kind: str, done: int, steps: int | None, examples: int, logs: Callable[[], Logs]) -> None:
+        super().progress(kind, done, steps, examples, logs)
+        if not self._due():
+            return
+        if self._validates(kind):  # the values on show stay those of training
+            self._draw(f"validating {done}/{steps}" if steps else f"validating {done}")
+        else:
+            self._values = _values(logs())
+            self._draw()
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._screen.close()
 
-    def _draw(self, **fields: Any) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, **fields)
-            self._progress.refresh()
+    def _due(self) -> bool:
+        return time.perf_counter() - self._drawn >= REDRAW_SECONDS
+
+    def _draw(self, doing: str | None = None) -> None:
+        """Draws the bar as it is now; `doing` is what goes on beside training."""
+        self._drawn = time.perf_counter()
+        parts = self._head(self._steps, self._pass_seconds)
+        if self._done:
+            if self._steps is not None and doing is None:
+                left = self._pass_seconds / self._done * (self._steps - self._done)
+                parts.append(f"{duration(left)} left")
+            parts += self._speeds()
+        self._screen.show([*parts, *([doing] if doing else [])], self._values)
+
+    def _head(self, steps: int | None, seconds: float) -> list[str]:
+        if steps is None:
+            return [f"{self._done} steps {duration(seconds)}"]
+        cells = 16 if self._screen.width >= 60 else 8
+        full = cells * min(self._done, steps) // max(steps, 1)
+        count = f"{self._done}/{steps}".rjust(2 * len(str(steps)) + 1)
+        return [f"{count} {'━' * full}{'─' * (cells - full)} {duration(seconds)}"]
 
 
 def duration(seconds: float) -> str:
@@ -147,6 +220,18 @@ def per_step(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}ms/step" if seconds < 1 else f"{seconds:.1f}s/step"
 
 
+def short(number: float) -> str:
+    """Three digits: `0.25`, `57`, `4.56k`, `760k`, `1.2M`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * limit:
+            return f"{_three_digits(number / limit)}{unit}"
+    return _three_digits(number)
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 99.95 else f"{number:.3g}"
+
+
 def _values(logs: Logs) -> list[str]:
     return [f"{name}: {_short(value)}" for name, value in logs.items()]
 
@@ -154,6 +239,8 @@ def _values(logs: Logs) -> list[str]:
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return np.array2string(value, precision=4)
+    if not isinstance(value, int | float | np.number):
+        return str(value)
     if abs(value) >= 1e5:
         return f"{value:.6g}"
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"

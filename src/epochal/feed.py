@@ -74,11 +74,17 @@ PASS_FACTOR = 2654435769
 
 
 class Stretch(NamedTuple):
-    """Steps to be run: first … last-1 of a block."""
+    """Steps to be run: those of a block from `first` on.
+
+    Attributes:
+        block: what they are steps of.
+        first: those before it are through already.
+        sizes: how many examples each batch of the block has, on the host.
+    """
 
     block: Block
     first: int
-    last: int
+    sizes: np.ndarray
 
 
 class Feed:
@@ -119,8 +125,8 @@ class Feed:
         """
         raise NotImplementedError
 
-    def keep(self, say: Callable[[str], None], keeps_state: bool) -> None:
-        """Before training: `say` takes messages for the user; `keeps_state` says whether places will be asked for."""
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Before training: `say` takes messages for the user."""
 
     def place(self, epoch: int, batch: int) -> dict[str, Any]:
         """Where batch number `batch` of an epoch begins, as data for `seek`.
@@ -188,12 +194,12 @@ class ArrayFeed(Feed):
         edges = np.flatnonzero(np.diff(table.sizes)) + 1 if self.exact_tail else []
         start = 0
         for rows, sizes, number in zip(*(np.split(a, edges) for a in (table.rows, table.sizes, passes)), strict=True):
-            first, last = max(table.first - start, 0), len(rows)
-            start += last
-            if first < last:
+            first = max(table.first - start, 0)
+            start += len(rows)
+            if first < len(rows):
                 rows = rows[:, : sizes[0]] if self.exact_tail else rows
                 order, counts, pass_ids = jax.device_put((rows.astype(np.int32), sizes, number))
-                yield Stretch(Block(self.data, order, counts, pass_ids, None, self.pivot), first, last)
+                yield Stretch(Block(self.data, order, counts, pass_ids, None, self.pivot), first, sizes)
 
     def place(self, epoch: int, batch: int) -> dict[str, Any]:
         return asdict(self._batches.place(epoch, batch))
@@ -252,12 +258,13 @@ class StreamFeed(Feed):
         for run in self._runs(self._stream.epoch(epoch), chunk):
             self._next_block([drawn.mark for drawn in run])
             self.batches, self.drawn = self.batches + len(run), self.drawn + len(run)
-            self.n += sum(drawn.examples.n for drawn in run)
-            yield Stretch(self._block(run, chunk), 0, len(run))
+            sizes = np.array([drawn.examples.n for drawn in run])
+            self.n += int(sizes.sum())
+            yield Stretch(self._block(run, chunk), 0, sizes)
         self.steps = self._stream.expected or self.batches  # an unknown number is learned
 
-    def keep(self, say: Callable[[str], None], keeps_state: bool) -> None:
-        self._stream.say, self._stream.keeps_state = say, keeps_state
+    def tell(self, say: Callable[[str], None]) -> None:
+        self._stream.say = say
 
     def _next_block(self, marks: list[Any]) -> None:
         self._before, self._mark, self._marks = self.batches, [self._mark, *self._marks][-1], marks

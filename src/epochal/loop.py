@@ -15,11 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal.callbacks.base import CallbackList, Display, Logs
+from epochal.callbacks.base import Logs
+from epochal.callbacks.lists import CallbackList
+from epochal.display import Display
 from epochal.feed import Feed
 from epochal.objective import Tally
 from epochal.resume import Backup, Mark, Saved
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.step import Program, Steps, TestRunner, TrainRunner
 
 
 @dataclass
@@ -66,37 +68,31 @@ class Session:
 
 def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
     """Runs the epochs `epochs`; `validate(epoch)` returns the epoch's validation values, or None when it is skipped."""
-    calls, display, model, backup, saved = (
-        session.callbacks,
-        session.display,
-        session.model,
-        session.backup,
-        session.saved,
-    )
+    calls, display, model = session.callbacks, session.display, session.model
+    backup, saved = session.backup, session.saved
     start = Mark(epochs.start, 0, feed.place(epochs.start, 0)) if saved is None else saved.mark
     logs: Logs = start.logs or {}
     model.stop_training = False
-    calls.call("on_train_begin", {})
+    calls.on_train_begin()
     display.train_begin(epochs.stop)
     if saved is not None and not start.within:
         saved.put_back()
-    for epoch in range(start.epoch, start.epoch if model.stop_training else epochs.stop):
+    for epoch in range(start.epoch, start.epoch if saved is not None and saved.stop else epochs.stop):
         if not start.within and not feed.begin(epoch):
             _say_dry(feed, epoch, epochs)
             break
-        calls.call("on_epoch_begin", epoch, {})
+        calls.on_epoch_begin(epoch)
         display.epoch_begin(epoch, feed.steps)
         if saved is not None and start.within:
             saved.put_back()
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
-        logs = (
-            (start.logs or {}) if start.trained else run_pass(session, runner, feed, epoch, replace(start, within=True))
-        )
+        if not start.trained:
+            logs = run_pass(session, runner, feed, epoch, replace(start, within=True))
         feed.end_epoch()
         values = validate(epoch)
         if values is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
-        calls.call("on_epoch_end", epoch, logs)
+        calls.on_epoch_end(epoch, logs)
         display.epoch_end(epoch, logs)
         start = Mark(epoch + 1, 0, feed.place(epoch + 1, 0), logs=dict(logs))
         if backup is not None:
@@ -106,7 +102,8 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         if feed.dry and (feed.short or epoch + 1 < epochs.stop):
             _say_dry(feed, epoch + 1, epochs)
             break
-    calls.call("on_train_end", logs)
+    session.steps.end_with_averages()
+    calls.on_train_end(logs)
 
 
 def _say_dry(feed: Feed, done: int, epochs: range) -> None:
@@ -124,10 +121,10 @@ def test(session: Session, feed: Feed) -> Logs | None:
     if not feed.begin(0):
         return None
     session.model.stop_evaluating = False
-    session.callbacks.call("on_test_begin", {})
+    session.callbacks.on_test_begin()
     logs = run_pass(session, TestRunner(session.steps, feed.padded), feed, 0)
     feed.end_epoch()
-    session.callbacks.call("on_test_end", logs)
+    session.callbacks.on_test_end(logs)
     return logs
 
 
@@ -166,19 +163,27 @@ def run_pass(
     watch = Watch(session, runner, feed, epoch, start)
     blocks = feed.epoch(epoch, watch.chunk)
     while not watch.stopped and (stretch := next(blocks, None)) is not None:  # nothing is fetched after the last batch
-        block, first, steps = stretch
+        block, first, sizes = stretch
         tally = runner.start(block) if tally is None else tally
         arguments = runner.arguments(block, tally)
-        if not runner.program.ready(*arguments):
-            session.display.compiling(runner.kind)
-        executable = runner.program.executable(*arguments)
-        while first < steps and not watch.stopped:
-            last = min(first + watch.steps_ahead(), steps)
+        executable = _executable(session.display, runner.kind, runner.program, arguments)
+        while first < len(sizes) and not watch.stopped:
+            last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
             tally = runner.run(executable, block, tally, first, last)
-            watch.after(last - first, tally)
+            watch.after(sizes[first:last], tally)
             first = last
     return watch.finish(tally)
+
+
+def _executable(display: Display, kind: str, program: Program, arguments: tuple) -> Callable:
+    """What to call for these arguments; the display says when it has to be compiled first."""
+    if program.ready(*arguments):
+        return program.executable(*arguments)
+    display.compiling(kind)
+    executable = program.executable(*arguments)
+    display.compiled(kind)
+    return executable
 
 
 class Watch:
@@ -198,8 +203,9 @@ class Watch:
         self._observed = session.callbacks.observes(runner.kind)
         given = session.steps_per_execution
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
-        self._done = start.batch if start is not None else 0
-        self._flying: deque[tuple[Tally, int, int]] = deque()
+        self.done = start.batch if start is not None else 0  # batches of the pass so far
+        self.examples = 0  # in them
+        self._flying: deque[tuple[Tally, int, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
     @property
@@ -209,29 +215,36 @@ class Watch:
 
     @property
     def stopped(self) -> bool:
-        """Whether a callback has asked to stop within the pass."""
+        """Whether the pass ends here: a callback has asked for it, and a batch was run, as in Keras."""
+        return self.done > 0 and self._asked_to_stop()
+
+    def _asked_to_stop(self) -> bool:
         model = self._session.model
         return model.stop_training if self._kind == "train" else model.stop_evaluating
 
     def steps_ahead(self) -> int:
         """How many steps the next execution should run."""
-        ahead = self._session.pace[self._kind] if self._fixed is None else self._fixed - self._done % self._fixed
+        if self._fixed is not None:
+            ahead = self._fixed - self.done % self._fixed
+        else:
+            ahead = 1 if self._asked_to_stop() else self._session.pace[self._kind]
         return ahead if self._backup is None else self._backup.steps_ahead(ahead)
 
     def before(self) -> None:
         """Before an execution."""
         self._session.heed_signals()
-        if self._observed and self._done % (self._fixed or 1) == 0:
-            self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
+        if self._observed and self.done % (self._fixed or 1) == 0:
+            self._session.callbacks.call(f"on_{self._kind}_batch_begin", self.done, {})
 
-    def after(self, steps: int, tally: Tally) -> None:
-        """After an execution of so many steps was sent off."""
-        self._done += steps
-        if self._observed and self._done % (self._fixed or 1) == 0:
+    def after(self, sizes: np.ndarray, tally: Tally) -> None:
+        """After an execution was sent off, of steps with batches of these sizes."""
+        self.done += len(sizes)
+        self.examples += int(sizes.sum())
+        if self._observed and self.done % (self._fixed or 1) == 0:
             self._tell_end(tally)
-        if self._backup is not None and not self.stopped and self._done != self._feed.steps:
-            self._backup.mark(self._here(tally=tally), steps)
-        self._flying.append((tally, self._done, steps))
+        if self._backup is not None and not self._asked_to_stop() and self.done != self._feed.steps:
+            self._backup.mark(self._here(tally=tally), len(sizes))
+        self._flying.append((tally, self.done, self.examples, len(sizes)))
         if len(self._flying) > 1:
             self._land()
 
@@ -240,27 +253,26 @@ class Watch:
 
         The last batches may be fewer than `steps_per_execution`.
         """
-        if tally is None:
-            return {}
-        if self._observed and self._done % (self._fixed or 1) != 0:
+        if self._observed and tally is not None and self.done % (self._fixed or 1) != 0:
             self._tell_end(tally)
-        logs = self._runner.read(tally)
+        logs = {} if tally is None else self._runner.read(tally)
+        self._session.display.pass_end(self._kind, self.done, self.examples)
         if self._backup is not None:
             self._backup.mark(self._here(logs=dict(logs), trained=True))
         return logs
 
     def _here(self, **kept: Any) -> Mark:
-        return Mark(self._epoch, self._done, self._feed.place(self._epoch, self._done), within=True, **kept)
+        return Mark(self._epoch, self.done, self._feed.place(self._epoch, self.done), within=True, **kept)
 
     def _tell_end(self, tally: Tally) -> None:
-        self._session.callbacks.call(f"on_{self._kind}_batch_end", self._done - 1, self._runner.read(tally))
+        self._session.callbacks.call(f"on_{self._kind}_batch_end", self.done - 1, self._runner.read(tally))
 
     def _land(self) -> None:
         """Waits for the oldest execution under way; what is shown is read from it, one execution late."""
-        tally, done, steps = self._flying.popleft()
+        tally, done, examples, steps = self._flying.popleft()
         jax.block_until_ready(tally)
         now = time.perf_counter()
-        self._session.display.progress(self._kind, done, self._feed.steps, lambda: self._runner.read(tally))
+        self._session.display.progress(self._kind, done, self._feed.steps, examples, lambda: self._runner.read(tally))
         if self._fixed is None:
             per_step = max((now - self._landed_at) / steps, 1e-7)
             # At most eightfold at once: the first executions are too short to be measured well.
@@ -303,34 +315,47 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     calls, display, model = session.callbacks, session.display, session.model
     program = session.steps.program("predict", padded=False)
     parts = session.steps.parts
+    observed, group = calls.observes("predict"), session.steps_per_execution
+    group = group if isinstance(group, int) else 1  # batches per call of a batch hook
     results: list[Any] = []
-    pending: tuple[Any, int] | None = None
+    flying: deque[tuple[Any, int]] = deque()
+    told = examples = 0
     model.stop_predicting = False
-    calls.call("on_predict_begin", {})
+    calls.on_predict_begin()
     display.epoch_begin(0, steps)
     for i, (x, rows) in enumerate(chunks):
         session.heed_signals()
         x = jax.device_put(x)
-        calls.call("on_predict_batch_begin", i, {})
-        params, buffers = parts.collect()
-        outputs, kept = program.executable(params, buffers, x)(params, buffers, x)
+        if i % group == 0:
+            calls.on_predict_batch_begin(i)
+        arguments = (*parts.collect(), x)
+        outputs, kept = _executable(display, "predict", program, arguments)(*arguments)
         if kept is not None:
-            parts.publish(params, kept)
-        if pending is not None:
-            results.append(_fetch(*pending))
-        pending = (outputs, rows)
-        if calls.observes("predict"):
-            results.append(_fetch(*pending))
-            pending = None
-            calls.call("on_predict_batch_end", i, {"outputs": results[-1]})
-        display.progress("predict", i + 1, steps, dict)
-        if model.stop_predicting:
-            break
-    if pending is not None:
-        results.append(_fetch(*pending))
+            parts.publish(arguments[0], kept)
+        flying.append((outputs, rows))
+        while len(flying) > (0 if observed else 1):
+            results.append(_fetch(*flying.popleft()))
+        examples += rows
+        display.progress("predict", i + 1, steps, examples, dict)
+        if (i + 1) % group == 0:
+            told = _tell_outputs(calls, results, told) if observed else 0
+            if model.stop_predicting:
+                break
+    results += [_fetch(*outputs) for outputs in flying]
+    if observed:
+        _tell_outputs(calls, results, told)
+    display.pass_end("predict", len(results), examples)
     display.epoch_end(0, {})
-    calls.call("on_predict_end", {})
+    calls.on_predict_end()
     return results
+
+
+def _tell_outputs(calls: CallbackList, results: list[Any], told: int) -> int:
+    """Calls the batch hooks with all outputs but the first `told`, if there are such; returns how many there are."""
+    if told < len(results):
+        outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results[told:])
+        calls.on_predict_batch_end(len(results) - 1, {"outputs": outputs})
+    return len(results)
 
 
 def _fetch(outputs: Any, rows: int) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,12 @@ class Model(Layer):
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
-        validation_way = Way(validation_batch_size, limit=first, workforce=workforce)
         with contextlib.ExitStack() as closing:
             keeping = Keeping(callbacks, resume_from, closing)
             seed = keeping.seed(next_seed())
-            way = Way(batch_size, shuffle, seed, per_epoch, again=True, first_epoch=span.start, workforce=workforce)
+            validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
+            way = replace(validation_way, batch_size=batch_size, shuffle=shuffle, seed=seed, limit=per_epoch)
+            way = replace(way, again=True, first_epoch=span.start)
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
@@ -241,7 +243,6 @@ class Model(Layer):
                 with running(session):
                     loop.train(session, feed, seed, span, validate)
                 keeping.end()
-                training.end_with_averages(steps.parts)
             finally:
                 history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
                 history.programs = steps.executables
@@ -291,9 +292,9 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
             session = training.session(programs, [callbacks], display, params)
             with running(session):
-                display.epoch_begin(0, feed.steps)
+                session.display.epoch_begin(0, feed.steps)
                 logs = loop.evaluation(session, feed)
-                display.epoch_end(0, logs)
+                session.display.epoch_end(0, logs)
         return _reported(logs, return_dict)
 
     def predict(

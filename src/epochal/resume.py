@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal.callbacks.base import CallbackList, Logs
+from epochal.callbacks.base import Logs
+from epochal.callbacks.lists import CallbackList
 from epochal.checkpoint import Checkpoint, Store
 from epochal.feed import Feed
 from epochal.objective import Tally

@@ -146,6 +146,17 @@ class Steps:
         """Spent on compiling so far."""
         return sum(p.compile_seconds for p in self._programs.values())
 
+    def end_with_averages(self) -> None:
+        """An optimizer with `use_ema` leaves the moving averages of the weights in the model, as in Keras."""
+        optimizer = self.optimizer
+        assert optimizer is not None
+        if optimizer.state is None or not optimizer.iterations:
+            return
+        averages = optimizer.averages(optimizer.state)
+        if averages is not None:
+            # copies: training takes over the memory of the optimizer's own
+            self.parts.publish(tuple(jnp.array(a, copy=True) for a in averages), self.parts.collect()[1])
+
     # -- one step, pure
 
     def forward(self, params: Any, buffers: Any, x: Any, call: scope.Call) -> tuple[Any, Any, Any]:

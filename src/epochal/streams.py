@@ -271,16 +271,18 @@ class Iterated(Stream):
         self._pass = _noted(self, self._dataset, self._read, number, mark)
 
     def seek(self, place: dict[str, Any]) -> None:
-        super().seek(place)
-        mark = place["mark"]
-        if mark is None or not (self._again or place["batch"]):
+        mark, within = place["mark"], self._again or place["batch"] > 0
+        if mark is None:  # nothing has been drawn but, perhaps, the first batch
             return
-        if mark["state"] is None:
-            self._start(mark["number"])
-            _skip(self._pass, mark["batches"], self._dataset, self.say)
-        else:
+        super().seek(place)
+        if mark["state"] is not None:
             self._start(mark["number"], mark)
-        self._goes_on = True
+            if not within and self.limit is None:
+                deque(self._pass, maxlen=0)  # the data notices that its pass has ended, and begins another
+        elif within:
+            self._start(mark["number"])
+            _skip(self._pass, mark["batches"], mark["batches"], self._dataset, self.say)
+        self._goes_on = within
 
 
 class OneShot(Stream):
@@ -303,14 +305,14 @@ class OneShot(Stream):
             yield drawn
 
     def seek(self, place: dict[str, Any]) -> None:
-        super().seek(place)
         mark = place["mark"]
-        if mark is None:
+        if mark is None:  # nothing has been drawn but, perhaps, the first batch
             return
+        super().seek(place)
         if mark["state"] is not None:
             self._batches = _noted(self, self._iterator, self._read, 0, mark)
         else:
-            _skip(self._batches, mark["batches"] - self._drawn, self._iterator, self.say)
+            _skip(self._batches, mark["batches"] - self._drawn, mark["batches"], self._iterator, self.say)
         self._drawn = mark["batches"]
 
 
@@ -354,18 +356,18 @@ def _has_state(data: Any) -> bool:
     return hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
 
 
-def _skip(batches: Iterator[Drawn], count: int, data: Any, say: Callable[[str], None]) -> None:
-    """Takes batches that are through already.
+def _skip(batches: Iterator[Drawn], count: int, of: int, data: Any, say: Callable[[str], None]) -> None:
+    """Takes batches that are through already: the last `count` of `of`.
 
     Raises:
         ValueError: the data has fewer.
     """
     if count > 0:
-        say(f"Going on: {count} batches of the {type(data).__name__} are read again and skipped.")
-    for number in range(count):
+        say(f"Going on: {of} batches of the {type(data).__name__} are read again and skipped.")
+    for number in range(of - count, of):
         if next(batches, None) is None:
             raise ValueError(
-                f"The run goes on behind {count} batches of a {type(data).__name__}, which now ends after {number}. "
+                f"The run goes on behind {of} batches of a {type(data).__name__}, which now ends after {number}. "
                 "Give it the same data, or delete its backup to start again."
             )
 
@@ -431,6 +433,7 @@ def as_stream(
     seed: int = 0,
     again: bool = True,
     workforce: Workforce | None = None,
+    keeps_state: bool = False,
 ) -> Stream:
     """The batches of a dataset, `PyDataset`, generator or iterator.
 
@@ -441,13 +444,21 @@ def as_stream(
         shuffle, seed: of the order of a `PyDataset`'s batches; other data comes as it comes.
         again: see `Iterated`.
         workforce: who makes a `PyDataset`'s batches.
+        keeps_state: see `Stream`.
     """
+    stream = _stream_of(x, method, limit, shuffle, seed, again, workforce or Workforce())
+    stream.keeps_state = keeps_state
+    return stream
 
+
+def _stream_of(
+    x: Any, method: str, limit: int | None, shuffle: Any, seed: int, again: bool, workforce: Workforce
+) -> Stream:
     def read(element: Any) -> Examples:
         return element_examples(element, method)
 
     if _is_sequence(x):
-        workers = (workforce or Workforce()).of(x)
+        workers = workforce.of(x)
         return Made(x, read, limit, again, lambda n, number: _order(n, bool(shuffle), seed, number), workers)
     if hasattr(x, "__next__"):
         return OneShot(x, read, limit)

@@ -25,9 +25,12 @@ from epochal.arguments import (
     with_class_weight,
 )
 from epochal.callbacks.backup import BackupAndRestore
-from epochal.callbacks.base import CallbackList, Logs
+from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
+from epochal.callbacks.lists import CallbackList
+from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
+from epochal.display import Display
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, parts_of, tracked
 from epochal.layers.weights import draw_weights
@@ -188,7 +191,14 @@ class Training:
 
     def _opened(self, x: Any, method: str, way: Way, closing: ExitStack) -> tuple[Stream, Examples]:
         stream = as_stream(
-            x, method, way.limit, shuffle=way.shuffle, seed=way.seed, again=way.again, workforce=way.workforce
+            x,
+            method,
+            way.limit,
+            shuffle=way.shuffle,
+            seed=way.seed,
+            again=way.again,
+            workforce=way.workforce,
+            keeps_state=way.keeps_state,
         )
         closing.callback(stream.close)
         first = stream.begin(way.first_epoch)
@@ -333,15 +343,6 @@ class Training:
             optimizer.state = optimizer.carry(optimizer.state, self._optimizer_for, params)
         self._optimizer_for = list(parts.names)
 
-    def end_with_averages(self, parts: Parts) -> None:
-        """An optimizer with `use_ema` leaves the moving averages of the weights in the model, as in Keras."""
-        optimizer = self.optimizer
-        assert optimizer is not None
-        assert optimizer.state is not None
-        averages = optimizer.averages(optimizer.state)
-        if averages is not None:
-            parts.publish(tuple(jnp.array(a, copy=True) for a in averages), parts.collect()[1])
-
     def one_batch(self, kind: str, examples: Examples, alone: bool) -> Logs:
         """Trains or tests with all examples as one batch; values of it alone, or running ones."""
         assert self.recipe is not None
@@ -364,7 +365,11 @@ class Training:
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
         """A new session."""
-        calls = CallbackList(callbacks, self.model, params)
+        calls = CallbackList(callbacks, model=self.model, **params)
+        # What a ProgbarLogger shows the display does, and faster; one that a user has changed does it itself.
+        loggers = [c for c in calls.callbacks if isinstance(c, ProgbarLogger)]
+        calls.callbacks = [c for c in calls.callbacks if type(c) is not ProgbarLogger]
+        display = Display() if any(type(c) is not ProgbarLogger for c in loggers) else display
         return loop.Session(self.model, steps, calls, display, self.steps_per_execution)
 
 
@@ -379,6 +384,7 @@ class Way:
         again: whether an epoch starts over when a pass is through.
         first_epoch: the epoch that will be drawn first.
         workforce: who makes a `PyDataset`'s batches.
+        keeps_state: whether the run is kept, and data with a state of its own is asked for it.
     """
 
     batch_size: Any = None
@@ -388,6 +394,7 @@ class Way:
     again: bool = False
     first_epoch: int = 0
     workforce: Workforce = field(default_factory=Workforce)
+    keeps_state: bool = False
 
 
 class Keeping:
@@ -420,6 +427,11 @@ class Keeping:
             if self._checkpoint is None:
                 raise ValueError(f"Expected checkpoints of a run in resume_from={str(resume_from)!r}, found none.")
 
+    @property
+    def active(self) -> bool:
+        """Whether the run is kept."""
+        return self._store is not None
+
     def seed(self, fresh: int) -> int:
         """The run's seed: the one it was begun with, or a fresh one."""
         return fresh if self._checkpoint is None else self._checkpoint.content["seed"]
@@ -433,7 +445,7 @@ class Keeping:
         run = Run(session.model, session.steps, session.callbacks, feed, held, seed)
         for data in (feed, held):
             if data is not None:
-                data.keep(session.display.note, self._store is not None)
+                data.tell(session.display.note)
         if self._checkpoint is not None:
             session.saved = Saved(run, self._checkpoint)
             session.saved.seek()
@@ -536,9 +548,12 @@ def spec_of(array: Any) -> jax.ShapeDtypeStruct:
 
 @contextmanager
 def running(session: loop.Session) -> Iterator[None]:
-    """Ctrl-C and the display are set right again, by whatever way the method ends."""
+    """Ctrl-C and the display are set right again by whatever way the method ends; callbacks learn of an exception."""
     try:
         with loop.interrupts(session):
             yield
+    except BaseException as error:
+        session.callbacks.call("on_exception", error)
+        raise
     finally:
         session.display.close()

@@ -1,15 +1,10 @@
-"""What callbacks are, and the list that calls them."""
+"""What callbacks are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 Logs = dict[str, Any]
-
-_TRAIN_BATCH = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-_TEST_BATCH = ("on_test_batch_begin", "on_test_batch_end")
-_PREDICT_BATCH = ("on_predict_batch_begin", "on_predict_batch_end")
 
 
 class Callback:
@@ -94,88 +89,8 @@ class Callback:
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After batch `batch` of a prediction, with `{"outputs": predictions}`."""
 
+    def on_exception(self, error: BaseException) -> None:
+        """After an exception, Ctrl-C included, has ended the method: no other hook follows. Not in Keras.
 
-class Display:
-    """What shows progress: told at every look of the loop, without making the loop look more often.
-
-    A display is no callback, since a callback that observes batches would make training run step by step.
-    """
-
-    def compiling(self, kind: str) -> None:
-        """A program ("train" or "test") is about to be compiled."""
-
-    def train_begin(self, epochs: int) -> None:
-        """Before the first epoch."""
-
-    def epoch_begin(self, epoch: int, steps: int | None) -> None:
-        """Before an epoch of `steps` batches."""
-
-    def progress(self, kind: str, done: int, steps: int | None, logs: Any) -> None:
-        """`done` batches of a pass of this kind ("train", "test", "predict") are through.
-
-        `logs()` reads the running values from the device.
+        For what must be set right or closed in any case.
         """
-
-    def epoch_end(self, epoch: int, logs: Logs) -> None:
-        """After an epoch, validation included."""
-
-    def note(self, text: str) -> None:
-        """A message for the user."""
-        print(text, flush=True)
-
-    def close(self) -> None:
-        """The method ends, by whatever way: leave the terminal as it was."""
-
-
-class CallbackList:
-    """Callbacks in the order in which they are called.
-
-    Args:
-        callbacks: one callback, or lists of them, nested or not.
-        model: given to each.
-        params: given to each.
-
-    Raises:
-        TypeError: something that is no callback.
-    """
-
-    def __init__(self, callbacks: Any = None, model: Any = None, params: dict[str, Any] | None = None):
-        self.callbacks = list(_flat(callbacks))
-        for callback in self.callbacks:
-            if params is not None:
-                callback.set_params(params)
-            if model is not None:
-                callback.set_model(model)
-
-    def append(self, callback: Callback) -> None:
-        """Adds a callback at the end."""
-        self.callbacks.append(callback)
-
-    def observes(self, kind: str) -> bool:
-        """Whether a callback overrides a batch hook of "train", "test" or "predict"."""
-        hooks = {"train": _TRAIN_BATCH, "test": _TEST_BATCH, "predict": _PREDICT_BATCH}[kind]
-        return any(_overrides(callback, hook) for callback in self.callbacks for hook in hooks)
-
-    def call(self, hook: str, *arguments: Any) -> None:
-        """Calls `hook` of every callback with `arguments`."""
-        for callback in self.callbacks:
-            getattr(callback, hook)(*arguments)
-
-
-def _flat(callbacks: Any) -> Iterable[Callback]:
-    if callbacks is None:
-        return
-    if isinstance(callbacks, CallbackList):
-        yield from callbacks.callbacks
-    elif isinstance(callbacks, list | tuple):
-        for item in callbacks:
-            yield from _flat(item)
-    elif isinstance(callbacks, Callback):
-        yield callbacks
-    else:
-        hint = " Did you mean to make one: add ()?" if isinstance(callbacks, type) else ""
-        raise TypeError(f"Expected callbacks of epochal.callbacks.Callback, got {callbacks!r}.{hint}")
-
-
-def _overrides(callback: Callback, hook: str) -> bool:
-    return getattr(type(callback), hook) is not getattr(Callback, hook) or hook in vars(callback)

@@ -67,6 +67,12 @@ class CSVLogger(Callback):
         self._written = self._file.tell()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
+        self._close()
+
+    def on_exception(self, error: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -106,24 +112,27 @@ class ModelCheckpoint(Monitor):
             raise ValueError(f'Expected save_freq to be "epoch" or an int >= 1, got {save_freq!r}.')
         self.filepath, self.verbose = str(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = save_best_only, save_weights_only, save_freq
-        self.best = self.worst if initial_value_threshold is None else initial_value_threshold
-        self._epoch = self._batches = 0
+        self.best = initial_value_threshold
+        self._epoch = 0
+        self._seen = self._saved_at = self._epoch_start = 0  # batches: so far, at the last save, when the epoch began
         if save_freq != "epoch":
             # Only now: a hook that observes batches makes training run step by step.
             self.on_train_batch_end = self._count_batch  # type: ignore[method-assign]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "batches": self._batches}
+        names = ("best", "_seen", "_saved_at", "_epoch_start")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self._batches = state["best"], state["batches"]
+        vars(self).update(state)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._epoch_start = epoch, self._seen
 
     def _count_batch(self, batch: int, logs: Logs | None = None) -> None:
-        self._batches += 1
-        if self._batches % int(self.save_freq) == 0:
+        self._seen = self._epoch_start + batch + 1  # a hook may stand for several batches
+        if self._seen - self._saved_at >= int(self.save_freq):
+            self._saved_at = self._seen
             self._save(logs, batch)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import Any
 
 from epochal.callbacks.base import Callback, Logs
 
-_HIGHER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "r2", "iou", "cosine", "true_")
+# How the names of values end that should rise, and of those that should fall; "_1", "_2" may follow.
+_RISE = (
+    "acc|accuracy|auc|precision|recall|sensitivity|specificity|((f1|fbeta|r2)(_score)?)|iou|io_u|cosine_similarity|"
+    "correlation|true_(positives|negatives)"
+)
+_FALL = (
+    "loss|error|mse|mae|mape|msle|rmse|ce|bce|cce|crossentropy|entropy|hinge|huber|log_?cosh|divergence|kld|poisson|"
+    "perplexity|false_(positives|negatives)"
+)
 
 
 class Monitor(Callback):
@@ -16,7 +25,8 @@ class Monitor(Callback):
 
     Args:
         monitor: a name in the logs.
-        mode: "min", "max", or "auto": "max" for names of accuracies, areas, scores and the like.
+        mode: "min", "max", or "auto": "max" for names of accuracies, areas, scores and the like, "min" for losses and
+            errors.
         min_delta: a smaller change is no improvement.
 
     Raises:
@@ -33,16 +43,20 @@ class Monitor(Callback):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether larger values of the monitored name are better."""
+        """Whether larger values of the monitored name are better.
+
+        Raises:
+            ValueError: the mode is "auto", and the name does not tell.
+        """
         if self.mode != "auto":
             return self.mode == "max"
-        name = self.monitor.removeprefix("val_")
-        return any(part in name for part in _HIGHER_IS_BETTER)
-
-    @property
-    def worst(self) -> float:
-        """A value that any number improves on."""
-        return -math.inf if self.higher_is_better else math.inf
+        for ends, rises in ((_RISE, True), (_FALL, False)):
+            if re.search(rf"(^|_)({ends})(_\d+)?$", self.monitor.lower()):
+                return rises
+        raise ValueError(
+            f"{type(self).__name__} cannot tell from the name {self.monitor!r} whether more or less is better: pass "
+            'mode="max" or mode="min".'
+        )
 
     def value_in(self, logs: Logs | None) -> Any:
         """The monitored value; None, and a warning that lists what there is, when it is absent."""
@@ -57,5 +71,7 @@ class Monitor(Callback):
         return value
 
     def improves(self, value: Any, best: Any) -> bool:
-        """Whether `value` is better than `best` by more than `min_delta`. A NaN never is."""
+        """Whether `value` is better than `best` by more than `min_delta`, or the first. A NaN never is."""
+        if best is None:
+            best = -math.inf if self.higher_is_better else math.inf
         return value - self.min_delta > best if self.higher_is_better else value + self.min_delta < best

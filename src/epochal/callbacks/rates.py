@@ -78,7 +78,7 @@ class ReduceLROnPlateau(Monitor):
 
     def _reset(self) -> None:
         self.wait = self.cooldown_counter = 0
-        self.best = self.worst
+        self.best: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"wait": self.wait, "cooldown_counter": self.cooldown_counter, "best": self.best}

@@ -25,7 +25,7 @@ class EarlyStopping(Monitor):
         start_from_epoch: epochs before this one are not looked at.
 
     Attributes:
-        best: the best value so far.
+        best: the best value so far; None before the first.
         best_epoch: its epoch.
         stopped_epoch: the epoch that ended training; 0 when it ran to its end.
     """
@@ -48,7 +48,7 @@ class EarlyStopping(Monitor):
 
     def _reset(self) -> None:
         self.wait = self.stopped_epoch = self.best_epoch = 0
-        self.best = self.worst
+        self.best: float | None = None
         self.best_weights: list[Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,6 +57,8 @@ class EarlyStopping(Monitor):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        if self.best_weights is not None:
+            self.best_weights = [jnp.array(w) for w in self.best_weights]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()
@@ -73,6 +75,7 @@ class EarlyStopping(Monitor):
                 self.best_weights = [jnp.array(v.get_value(), copy=True) for v in self.model.weights]
             if self.baseline is None or self.improves(value, self.baseline):
                 self.wait = 0
+                return
         if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
@@ -90,10 +93,22 @@ class EarlyStopping(Monitor):
 
 
 class TerminateOnNaN(Callback):
-    """Ends training when the loss is no longer a number; looks after every batch."""
+    """Ends training when the loss is no longer a finite number; looks after every batch.
+
+    Args:
+        raise_error: end it with an exception instead.
+
+    Raises:
+        RuntimeError: such a loss, with `raise_error`.
+    """
+
+    def __init__(self, raise_error: bool = False):
+        self.raise_error = raise_error
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
+            if self.raise_error:
+                raise RuntimeError(f"Batch {batch}: the loss is {loss}, expected a finite number.")
             print(f"Batch {batch}: the loss is {loss}, training ends.")
             self.model.stop_training = True

@@ -226,6 +226,11 @@ class Optimizer(Configurable):
         self._names = list(names)
         self._variables = None if variables is None else list(variables)
 
+    @property
+    def bound(self) -> list[Any]:
+        """The model's variables, in the order of the parameters; empty before the first fit."""
+        return list(self._variables or ())
+
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
