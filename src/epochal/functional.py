@@ -11,7 +11,7 @@ import jax
 
 from epochal.arguments import described_inputs, device_dtype, with_rank
 from epochal.config import Configurable
-from epochal.layers import Input
+from epochal.layers import Input, InputLayer
 from epochal.layers.base import Layer, SymbolicCall, tracked
 from epochal.layers.graph import Node, SymbolicTensor
 from epochal.layers.weights import draw_weights
@@ -41,12 +41,9 @@ class Graph:
     def __init__(self, inputs: Any, outputs: Any):
         self.inputs = [t for t in jax.tree.leaves(inputs) if _symbolic(t, "inputs")]
         wanted = [t for t in jax.tree.leaves(outputs) if _symbolic(t, "outputs")]
-        nodes = _nodes_between(self.inputs, wanted)
-        self.layers: list[Layer] = []
-        for node in nodes:
-            if isinstance(node.call, Layer) and not any(node.call is layer for layer in self.layers):
-                self.layers.append(node.call)
-        self.steps = [self._step(node) for node in nodes]
+        sources, finished = _sources_of(wanted, self.inputs)
+        self.layers: list[Layer] = _layers_as_in_keras(sources, finished, self.inputs)
+        self.steps = [self._step(source) for source in finished if isinstance(source, Node)]
         self.input_refs, self.output_refs = _refs(inputs), _refs(outputs)
 
     def _step(self, node: Node) -> Step:
@@ -203,24 +200,67 @@ def _refs(structure: Any) -> Any:
     return jax.tree.map(lambda leaf: Ref(leaf.id) if isinstance(leaf, SymbolicTensor) else leaf, structure)
 
 
-def _nodes_between(inputs: list[SymbolicTensor], outputs: list[SymbolicTensor]) -> list[Node]:
-    """The calls that lead from inputs to outputs, in an order in which they can be made."""
+Source = Node | SymbolicTensor  # where a tensor comes from: a call, or the tensor itself when it is an input
+
+
+def _sources_of(
+    outputs: list[SymbolicTensor], inputs: list[SymbolicTensor]
+) -> tuple[dict[Source, list[Source]], list[Source]]:
+    """Calls and inputs that lead to the outputs, found by going back from these, depth first.
+
+    Returns:
+        each with those it needs, as they were met; and all of them, each after what it needs.
+
+    Raises:
+        ValueError: an output needs an input that is not given.
+    """
     known = {t.id for t in inputs}
-    found: dict[int, Node] = {}
-    waiting = list(outputs)
-    while waiting:
-        tensor = waiting.pop()
-        if tensor.id in known:
-            continue
-        if tensor.node is None:
+
+    def source(tensor: SymbolicTensor) -> Source:
+        if tensor.node is None and tensor.id not in known:
             names = [t.name for t in inputs]
             raise ValueError(f"The outputs need the input {tensor.name!r}, which is not among the inputs {names}.")
-        known.add(tensor.id)
-        if tensor.node.order not in found:
-            found[tensor.node.order] = tensor.node
-            leaves = jax.tree.leaves((tensor.node.args, tensor.node.kwargs))
-            waiting += [leaf for leaf in leaves if isinstance(leaf, SymbolicTensor)]
-    return [found[order] for order in sorted(found)]
+        return tensor if tensor.node is None or tensor.id in known else tensor.node
+
+    found: dict[Source, list[Source]] = {}
+    finished: list[Source] = []
+    waiting = [(source(tensor), False) for tensor in reversed(outputs)]
+    while waiting:
+        met, done = waiting.pop()
+        if done:
+            finished.append(met)
+        elif met not in found:
+            arguments = jax.tree.leaves((met.args, met.kwargs)) if isinstance(met, Node) else []
+            found[met] = [source(leaf) for leaf in arguments if isinstance(leaf, SymbolicTensor)]
+            waiting += [(met, True), *[(needed, False) for needed in reversed(found[met])]]
+    return found, finished
+
+
+def _layers_as_in_keras(
+    sources: dict[Source, list[Source]], finished: list[Source], inputs: list[SymbolicTensor]
+) -> list[Layer]:
+    """The layers of a graph in Keras's order, so that lists of weights are in Keras's order too.
+
+    The farther from the outputs (in calls, on the longest way) a layer is, the earlier; those equally far come as they
+    are met on the way back from the outputs. An input that nothing needs is as near as an output.
+
+    Args:
+        sources, finished: what `_sources_of` returned.
+        inputs: of the graph; each is a layer in the list.
+    """
+
+    def layer(source: Source) -> Any:
+        return source.call if isinstance(source, Node) and isinstance(source.call, Layer) else source
+
+    calls: dict[Source, int] = dict.fromkeys(sources, 0)  # the distances
+    depths: dict[Any, int] = dict.fromkeys([*(t for t in inputs if t not in sources), *map(layer, sources)], 0)
+    for source in reversed(finished):
+        depth = depths[layer(source)] = max(calls[source], depths[layer(source)])
+        for needed in sources[source]:
+            calls[needed] = max(calls[needed], depth + 1)
+    ordered = sorted(depths, key=lambda item: -depths[item])
+    layers = [InputLayer.of(item) if isinstance(item, SymbolicTensor) else item for item in ordered]
+    return [item for item in layers if isinstance(item, Layer)]
 
 
 Model.functional = Functional

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from epochal.layers import Input
+from epochal.layers import Input, InputLayer
 from epochal.layers.base import Layer
 from epochal.layers.graph import SymbolicTensor
 from epochal.model import Model
@@ -57,6 +57,7 @@ class Sequential(Model):
         return layer
 
     def _append(self, layer: Any) -> None:
+        layer = layer.output if isinstance(layer, InputLayer) else layer
         if isinstance(layer, SymbolicTensor):
             if self.layers:
                 raise ValueError("Input must be the first item of a Sequential.")

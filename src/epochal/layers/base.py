@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import inspect
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,12 +21,14 @@ from jax.core import Tracer
 from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
 from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
+from epochal.layers.inputs import as_input, is_numbers
+from epochal.layers.naming import fresh_name
 from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw, weights_wait
+from epochal.losses.loss import snake_case
 from epochal.masks import get_mask, masks_of, set_masks
+from epochal.random import next_key
 
 Shape = tuple[int | None, ...]
-
-_name_counts: Counter[str] = Counter()
 
 
 def _outside_of_trace(function: Callable, *args: Any) -> None:
@@ -46,29 +46,18 @@ def _parameters(cls: type) -> frozenset[str]:
     return frozenset(inspect.signature(cls.call).parameters)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def snake_case(name: str) -> str:
-    """`LayerNormalization` -> `layer_normalization`, as Keras names layers that were given no name."""
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def fresh_name(base: str) -> str:
-    """`base` the first time it is asked for, then `base_1`, `base_2`, …"""
-    seen = _name_counts[base]
-    _name_counts[base] += 1
-    return base if seen == 0 else f"{base}_{seen}"
-
-
-def forget_names() -> None:
-    """The next layers are named as in a new process."""
-    _name_counts.clear()
-
-
 class SymbolicCall:
     """Inputs and outputs of a layer's last call on symbolic tensors. Opaque: Flax must not walk into it."""
 
     def __init__(self, inputs: Any, outputs: Any):
         self.inputs, self.outputs = inputs, outputs
+
+
+class LastCall:
+    """What a layer keeps of its last call outside of any step. Opaque like the above."""
+
+    def __init__(self) -> None:
+        self.losses: list[Array] = []
 
 
 class Layer(Configurable, nnx.Module):
@@ -114,6 +103,7 @@ class Layer(Configurable, nnx.Module):
         self._trainable = bool(trainable)
         self._output_shape: Any = None
         self._symbolic_call: SymbolicCall | None = None
+        self._last_call = LastCall()
         self._place = ""  # where the layer is in the model that is trained, see `name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
@@ -168,10 +158,29 @@ class Layer(Configurable, nnx.Module):
         )
 
     def add_loss(self, loss: Any) -> None:
-        """Adds a scalar to the loss of the pass that is running."""
+        """Adds a scalar, or a list of them, to the loss of the pass that is running.
+
+        Raises:
+            ValueError: an array of another shape.
+        """
+        call = scope.current()
+        for value in map(jnp.asarray, jax.tree.leaves(loss)):
+            if value.shape != ():
+                raise ValueError(f"Expected a scalar in add_loss() of {self.name!r}, got shape {value.shape}.")
+            if call is not None:
+                call.losses.append(value)
+
+    @property
+    def losses(self) -> list[Array]:
+        """Scalars to add to a loss of one's own: those of `add_loss`, and what regularizers of the weights come to.
+
+        In a training step those of the whole model; elsewhere those of the layer's last call.
+        """
         call = scope.current()
         if call is not None:
-            call.losses.append(jnp.asarray(loss))
+            return list(call.losses)
+        regularized = [(v, v.get_metadata().get("regularizer")) for v in self.trainable_weights]
+        return [*self._last_call.losses, *[r(v.get_value()) for v, r in regularized if r is not None]]
 
     @property
     def stream(self) -> str:
@@ -186,9 +195,26 @@ class Layer(Configurable, nnx.Module):
             return self._call_symbolically(x, args, kwargs)
         x = as_input(x) if is_numbers(x) else jax.tree.map(as_input, x)
         self._ensure_built(x)
+        with self._pass(kwargs.get("training")):
+            return self._called(x, args, kwargs)
+
+    @contextlib.contextmanager
+    def _pass(self, training: bool | None) -> Iterator[None]:
+        """The pass that a call is part of; `training` given to the layer holds for the layers in it too."""
+        outer = scope.current()
+        call = scope.Call(alone=True) if outer is None else outer
+        if training is not None and (training != call.training or outer is None):
+            key = next_key() if training and call.alone and call.key is None else call.key
+            call = dataclasses.replace(call, training=training, key=key)  # shares the list of losses
+        with scope.calling(call):
+            yield
+        if outer is None:
+            self._last_call.losses = call.losses
+
+    def _called(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if "training" in _parameters(type(self)) and kwargs.get("training") is None:
             call = scope.current()
-            kwargs["training"] = call.training if call is not None else False
+            kwargs["training"] = call is not None and call.training
         elif "training" not in _parameters(type(self)):
             kwargs.pop("training", None)
         masks = masks_of(x)
@@ -357,7 +383,7 @@ class Layer(Configurable, nnx.Module):
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Tracked:
     """A weight with its place: `path` is `layer/…/name`; `trainable` says whether training changes it."""
 
@@ -392,37 +418,6 @@ def walk(module: nnx.Module) -> Iterator[nnx.Module]:
             yield from walk(child)
 
 
-def parts_of(module: nnx.Module) -> list[Any]:
-    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
-
-    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
-    """
-    found: list[Any] = []
-    waiting: list[Any] = [module]
-    seen = {id(module)}
-    while waiting:
-        holder = waiting.pop()
-        if isinstance(holder, list | tuple):
-            values: list[Any] = list(holder)
-        else:
-            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
-        found += values
-        for value in values:
-            kind = type(value)
-            if kind in _leaf_types:
-                continue
-            if isinstance(value, list | tuple | dict | nnx.Module):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    waiting.append(value)
-            else:
-                _leaf_types.add(kind)
-    return found
-
-
-_leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into
-
-
 def name_places(module: nnx.Module, place: str = "model") -> None:
     """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
     if isinstance(module, Layer):
@@ -454,19 +449,6 @@ def _track(module: nnx.Module, prefix: str, trainable: bool, found: dict[int, Tr
         found.setdefault(id(v), Tracked(v, name, trainable and isinstance(v, nnx.Param)))
     for child in children(module):
         _track(child, f"{prefix}{getattr(child, 'name', type(child).__name__)}/", trainable, found)
-
-
-def is_numbers(x: Any) -> bool:
-    """Whether a list or tuple holds numbers (or lists of them), and so is one array and not several inputs."""
-    return isinstance(x, list | tuple) and bool(x) and all(isinstance(i, int | float) or is_numbers(i) for i in x)
-
-
-def as_input(x: Any) -> Any:
-    """An array-like as a JAX array: floats become float32, integers stay integers; JAX's own values pass unchanged."""
-    if isinstance(x, Array | jax.ShapeDtypeStruct):
-        return x
-    array = np.asarray(x)
-    return jnp.asarray(array, jnp.float32) if array.dtype.kind == "f" else jnp.asarray(array)
 
 
 def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:

@@ -16,8 +16,61 @@ from jaxtyping import Float, Shaped
 
 from epochal import activations, initializers, regularizers
 from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape, fresh_name
+from epochal.layers.base import Layer, Shape, SymbolicCall
 from epochal.layers.graph import SymbolicTensor, is_shape
+from epochal.layers.naming import fresh_name
+
+
+class InputLayer(Layer):
+    """The place of an input among a model's layers: passes its input on. `Input` makes the tensor alone.
+
+    Args:
+        shape: shape of one example, without the batch's axis; None for an axis that varies.
+        batch_size: examples in a batch, when fixed.
+        dtype: type of the values; "float32" when not given.
+        name: the input's name, for data given as a dict.
+        batch_shape: batch size and shape together, instead of both.
+        input_shape: Keras 2's name of `shape`.
+
+    Raises:
+        ValueError: `shape` is not made of integers >= 1 and None, or `batch_size` is no integer >= 1.
+
+    Example:
+        >>> from epochal import Sequential, layers
+        >>> Sequential([layers.InputLayer((4,)), layers.Dense(2)]).output_shape
+        (None, 2)
+    """
+
+    supports_masking = True
+
+    def __init__(
+        self,
+        shape: int | Sequence[int | None] | None = None,
+        batch_size: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+        *,
+        batch_shape: Sequence[int | None] | None = None,
+        input_shape: Sequence[int | None] | None = None,
+    ):
+        tensor = Input(shape if shape is not None else input_shape, batch_size, dtype, name, batch_shape=batch_shape)
+        super().__init__(name=tensor.name, dtype=tensor.dtype)
+        self._stand_for(tensor)
+
+    @classmethod
+    def of(cls, tensor: SymbolicTensor) -> InputLayer:
+        """The layer for a tensor that is there already."""
+        layer = cls(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        layer._stand_for(tensor)
+        return layer
+
+    def _stand_for(self, tensor: SymbolicTensor) -> None:
+        self._symbolic_call = SymbolicCall(tensor, tensor)
+        self._output_shape = tensor.shape
+        self.built = True
+
+    def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
+        return x
 
 
 def Input(
@@ -56,9 +109,6 @@ def Input(
     sizes = tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes)
     batch = None if batch_size is None else arguments.whole("batch_size", batch_size)
     return SymbolicTensor((batch, *sizes), dtype or "float32", name or fresh_name("input"))
-
-
-InputLayer = Input  # Keras's name of the layer that it makes of it
 
 
 class Dense(Layer):

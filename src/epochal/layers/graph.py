@@ -28,13 +28,11 @@ class Node:
     Attributes:
         call: the layer or function.
         args, kwargs: its arguments.
-        order: calls made later have a larger one.
         outputs: the symbolic tensors that it returned, in their structure.
     """
 
     def __init__(self, call: Any, args: tuple, kwargs: dict[str, Any]):
         self.call, self.args, self.kwargs = call, args, kwargs
-        self.order = next(_ids)
         self.outputs: Any = None
 
 
