@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import jax
@@ -149,8 +149,10 @@ def _function_name(value: Any) -> str:
     for name, function in {**_FUNCTIONS, **_CUSTOM, **_scoped.get()}.items():
         if function is value:
             return name
+    if isinstance(value, FunctionType) and value.__name__.isidentifier():
+        return f"custom/{value.__name__}"  # the name alone: who reads it brings the function in custom_objects
     raise TypeError(
-        f"Cannot write down {_short(value)}: neither data, nor made with get_config(), nor a registered function. "
+        f"Cannot write down {_short(value)}: neither data, nor made with get_config(), nor a function with a name. "
         "Register it with epochal.saving.register_keras_serializable, or save the weights alone with save_weights()."
     )
 

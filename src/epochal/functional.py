@@ -12,8 +12,8 @@ import jax
 from epochal.arguments import described_inputs, device_dtype, with_rank
 from epochal.config import Configurable
 from epochal.layers import Input, InputLayer
-from epochal.layers.base import Layer, SymbolicCall, tracked
-from epochal.layers.graph import Node, SymbolicTensor
+from epochal.layers.base import Layer, tracked
+from epochal.layers.graph import Node, SymbolicCall, SymbolicTensor
 from epochal.layers.weights import draw_weights
 from epochal.model import Model
 
@@ -88,7 +88,7 @@ class Functional(Model):
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):
         super().__init__(name=name, trainable=trainable)
         self._graph = Graph(inputs, outputs)
-        self._symbolic_call = SymbolicCall(inputs, outputs)
+        self._last_call.tensors = SymbolicCall(inputs, outputs)
         self.layers = self._graph.layers
         draw_weights(t.variable for t in tracked(self))
         self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
@@ -108,6 +108,11 @@ class Functional(Model):
     def outputs(self) -> list[SymbolicTensor]:
         """The outputs in order."""
         return list(jax.tree.leaves(self.output))
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of a batch of inputs (or a structure of shapes), the batch axis as None."""
+        return jax.tree.map(lambda t: t.shape, self.input)
 
     @property
     def input_names(self) -> list[str]:
@@ -169,6 +174,8 @@ class Functional(Model):
         inputs = [{"id": t.id, "shape": list(t.shape), "dtype": t.dtype, "name": t.name} for t in graph.inputs]
         steps = [[s.call, s.args, s.kwargs, s.outputs] for s in graph.steps]
         config = {"layers": graph.layers, "tensors": inputs, "steps": steps, "name": self.name}
+        if not self.trainable:
+            config["trainable"] = False
         return {**config, "inputs": graph.input_refs, "outputs": graph.output_refs}
 
     @classmethod
@@ -186,7 +193,9 @@ class Functional(Model):
             result = (layers[call] if isinstance(call, int) else call)(*fill(args), **fill(kwargs))
             for ref, tensor in zip(jax.tree.leaves(outputs), jax.tree.leaves(result), strict=True):
                 made[ref.number] = tensor
-        return cls(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
+        model = cls(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
+        model._trainable = config.get("trainable", True)  # of the model alone: each layer has a flag of its own
+        return model
 
 
 def _symbolic(tensor: Any, what: str) -> bool:

@@ -56,6 +56,13 @@ class _Stop:
         model._training.stop[self._kind] = bool(value)
 
 
+class _Layers:
+    """The layers that a model holds as attributes; one that keeps a list of its own under this name has that."""
+
+    def __get__(self, model: Any, owner: Any = None) -> list[Any]:
+        return list(children(model))
+
+
 class Model(Layer):
     """A model with Keras's training methods.
 
@@ -453,9 +460,22 @@ class Model(Layer):
 
     # -- looking at it, keeping it
 
+    layers: Any = _Layers()
+
     def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints the layers with their output shapes and numbers of weights."""
         (print_fn or print)(summary_text(self))
+
+    def to_json(self, **kwargs: Any) -> str:
+        """What the model is, without its weights, as JSON for `models.model_from_json`.
+
+        Args:
+            **kwargs: passed to `json.dumps`.
+
+        Raises:
+            TypeError: a part of the model cannot be written as data, such as a lambda.
+        """
+        return saving.to_json(self, **kwargs)
 
     def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Writes the whole model: a folder, or a single file when `path` ends in .keras or .zip.
@@ -567,7 +587,7 @@ class Model(Layer):
         Raises:
             ValueError: there is none.
         """
-        layers = list(getattr(self, "layers", None) or children(self))
+        layers = list(self.layers)
         if index is not None:
             if not -len(layers) <= index < len(layers):
                 raise ValueError(f"Expected an index below {len(layers)}, got {index}.")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -20,10 +18,19 @@ from jax.core import Tracer
 
 from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
-from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
+from epochal.layers.graph import LastCall, SymbolicCall, SymbolicTensor, infer, is_shape, is_symbolic, record
 from epochal.layers.inputs import as_input, is_numbers
 from epochal.layers.naming import fresh_name
-from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw, weights_wait
+from epochal.layers.weights import (
+    Buffer,
+    Weight,
+    assign,
+    draw_weights,
+    new_weight,
+    outside_of_trace,
+    weights_in_one_draw,
+    weights_wait,
+)
 from epochal.losses.loss import snake_case
 from epochal.masks import get_mask, masks_of, set_masks
 from epochal.random import next_key
@@ -31,33 +38,10 @@ from epochal.random import next_key
 Shape = tuple[int | None, ...]
 
 
-def _outside_of_trace(function: Callable, *args: Any) -> None:
-    """Runs `function` as if no JAX trace were under way, so that the arrays it makes belong to none.
-
-    JAX's trace is a property of the thread: a new thread has none. What is set by context variables goes along.
-    """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(contextvars.copy_context().run, function, *args).result()
-
-
 @functools.cache
 def _parameters(cls: type) -> frozenset[str]:
     """The names of the arguments of `cls.call`."""
     return frozenset(inspect.signature(cls.call).parameters)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class SymbolicCall:
-    """Inputs and outputs of a layer's last call on symbolic tensors. Opaque: Flax must not walk into it."""
-
-    def __init__(self, inputs: Any, outputs: Any):
-        self.inputs, self.outputs = inputs, outputs
-
-
-class LastCall:
-    """What a layer keeps of its last call outside of any step. Opaque like the above."""
-
-    def __init__(self) -> None:
-        self.losses: list[Array] = []
 
 
 class Layer(Configurable, nnx.Module):
@@ -102,7 +86,6 @@ class Layer(Configurable, nnx.Module):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._trainable = bool(trainable)
         self._output_shape: Any = None
-        self._symbolic_call: SymbolicCall | None = None
         self._last_call = LastCall()
         self._place = ""  # where the layer is in the model that is trained, see `name_places`
         if batch_input_shape is not None:
@@ -183,6 +166,13 @@ class Layer(Configurable, nnx.Module):
         return [*self._last_call.losses, *[r(v.get_value()) for v, r in regularized if r is not None]]
 
     @property
+    def compute_dtype(self) -> str:
+        """The type that the layer computes in: that of its weights."""
+        return self.dtype
+
+    variable_dtype = compute_dtype
+
+    @property
     def stream(self) -> str:
         """What the layer's random draws are keyed by: its place in the model, so that a second model like the first
         draws the same; its name outside of one."""
@@ -240,7 +230,7 @@ class Layer(Configurable, nnx.Module):
         """Builds the layer and notes the call in the graph of a model to be."""
         outputs = record(self, (x, *args), kwargs, self._infer(x, args, kwargs), self.name)
         self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
-        self._symbolic_call = SymbolicCall(x, outputs)
+        self._last_call.tensors = SymbolicCall(x, outputs)
         return outputs
 
     def _infer(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -253,7 +243,10 @@ class Layer(Configurable, nnx.Module):
         with weights_in_one_draw(later=True), _flax_in_inference(self):
             if not self.built:
                 self._build_now(jax.tree.map(lambda a: a.shape, x))
-            return infer(forward, (x, *args), kwargs)
+            found = infer(forward, (x, *args), kwargs)
+            if _left_unbuilt(self):
+                infer(_dry(self), (x, *args), kwargs)
+            return found
 
     @property
     def input(self) -> Any:
@@ -266,9 +259,9 @@ class Layer(Configurable, nnx.Module):
         return self._last_symbolic_call().outputs
 
     def _last_symbolic_call(self) -> SymbolicCall:
-        if self._symbolic_call is None:
+        if self._last_call.tensors is None:
             raise AttributeError(f"Layer {self.name!r} was never called on an Input: it has no tensors.")
-        return self._symbolic_call
+        return self._last_call.tensors
 
     def _ensure_built(self, x: Any) -> None:
         traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
@@ -278,12 +271,12 @@ class Layer(Configurable, nnx.Module):
             return
         shapes = jax.tree.map(lambda a: (None, *a.shape[1:]), x)
         if traced:
-            _outside_of_trace(self._build_now, shapes)
+            outside_of_trace(self._build_now, shapes)
         else:
             self._build_now(shapes)
 
     def _build_now(self, shapes: Any) -> None:
-        with weights_in_one_draw():
+        with weights_in_one_draw(), scope.calling(scope.Call()):
             self.build(shapes)
         self.built = True
 
@@ -382,6 +375,8 @@ class Layer(Configurable, nnx.Module):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
+    __str__ = __repr__
+
 
 @dataclasses.dataclass(frozen=True)
 class Tracked:
@@ -462,7 +457,25 @@ def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
     with weights_in_one_draw(), _flax_in_inference(layer):
-        return jax.eval_shape(forward, *inputs)
+        found = jax.eval_shape(forward, *inputs)
+        if _left_unbuilt(layer):
+            jax.eval_shape(_dry(layer), *inputs)
+        return found
+
+
+def _left_unbuilt(module: nnx.Module) -> bool:
+    """Whether a call in inference left layers unbuilt, which a call in training may reach."""
+    return any(isinstance(part, Layer) and not part.built for part in walk(module))
+
+
+def _dry(layer: Any) -> Callable:
+    """A call in training that builds layers and leaves all arrays alone."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with scope.calling(scope.Call(training=True, dry=True)):
+            return layer(*args, **kwargs)
+
+    return forward
 
 
 @contextlib.contextmanager

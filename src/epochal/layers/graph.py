@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from epochal.config import register_functions
 
@@ -69,6 +71,27 @@ class SymbolicTensor:
 
     def __getitem__(self, index: Any) -> Any:
         return apply(operator.getitem, self, index)
+
+
+@dataclass
+class SymbolicCall:
+    """Inputs and outputs of a call on symbolic tensors."""
+
+    inputs: Any
+    outputs: Any
+
+
+class LastCall:
+    """What a layer keeps of its last calls. Opaque: Flax must not walk into it, nor see that it changes.
+
+    Attributes:
+        tensors: of the last call on symbolic tensors; None before.
+        losses: scalars that were added in the last call outside of any step.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: SymbolicCall | None = None
+        self.losses: list[Array] = []
 
 
 def _operator(function: Callable, swapped: bool = False) -> Callable:
