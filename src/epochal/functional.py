@@ -116,10 +116,10 @@ class Functional(Model):
 
     @property
     def input_names(self) -> list[str]:
-        """The inputs' names in order."""
-        if isinstance(self.input, Mapping):
-            return list(self.input)
-        return [t.name for t in self.inputs]
+        """The inputs' names in order: the keys of a dict of inputs, and the names that `Input` was given."""
+        found = jax.tree_util.tree_flatten_with_path(self.input)[0]
+        keys = [getattr(path[0], "key", tensor.name) if len(path) == 1 else tensor.name for path, tensor in found]
+        return [str(key) for key in keys]
 
     def names_of(self, outputs: Any) -> list[str]:
         """Keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
@@ -147,10 +147,12 @@ class Functional(Model):
         """
         names, given = self.input_names, x
         if isinstance(x, Mapping):
-            missing = [name for name in names if name not in x]
+            keys = list(self.input) if isinstance(self.input, Mapping) else names
+            missing = [key for key in keys if key not in x]
             if missing:
-                raise ValueError(f"Expected x with the inputs {names} of model {self.name!r}, found no {missing[0]!r}.")
-            given = [x[name] for name in names]
+                raise ValueError(f"Expected x with the inputs {keys} of model {self.name!r}, found no {missing[0]!r}.")
+            by_key = {key: x[key] for key in keys}
+            given = by_key if isinstance(self.input, Mapping) else list(by_key.values())
         leaves = jax.tree.leaves(given)
         if len(leaves) != len(names):
             raise ValueError(f"Expected {len(names)} input(s) for model {self.name!r} ({names}), got {len(leaves)}.")
