@@ -338,6 +338,36 @@ def test_K_subclasses_hold_layers_in_lists_dicts_and_models_with_build_add_weigh
     np.testing.assert_allclose(float(sum(model.losses)), added, rtol=1e-5)
 
 
+class Doubled(keras.Model):
+    """Takes a graph, as the guides to one's own training step do it."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 2 * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+class Made(Doubled):
+    """Makes its graph itself."""
+
+    def __init__(self, units: int, **kwargs: Any):
+        i = keras.Input((10,))
+        super().__init__(inputs=i, outputs=layers.Dense(units)(i), **kwargs)
+
+
+def test_K_a_subclass_may_be_a_graph(tmp_path: Path) -> None:
+    (x, y), i = diabetes(24), keras.Input((10,))
+    o = layers.Dense(1)(i)
+    model, plain = Doubled(i, o), keras.Model(i, o)
+    for each in (model, plain):
+        each.compile("sgd", "mse")
+    loss = plain.evaluate(x, y, verbose=0)
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(2 * loss, rel=1e-6)
+    assert (isinstance(model, Doubled), type(model).__name__, model.input_shape) == (True, "Doubled", (None, 10))
+    model.save(tmp_path / "m")
+    loaded = keras.models.load_model(tmp_path / "m", custom_objects={"Doubled": Doubled})
+    assert loaded.evaluate(x, y, verbose=0) == pytest.approx(2 * loss, rel=1e-6)
+    assert (Made(3, name="made").output_shape, Made(2).count_params(), Made(2, name="n").name) == ((None, 3), 22, "n")
+
+
 def test_K_a_subclass_is_saved_by_name_and_read_with_its_class(tmp_path: Path) -> None:
     model = Net(3)
     before = model.predict(X, verbose=0)

@@ -94,6 +94,13 @@ def register(item: Any, name: str) -> Any:
     return item
 
 
+def known_as(made: type, cls: type) -> type:
+    """Lets objects of `made`, a class derived from `cls`, be written down as those of `cls`. Returns `made`."""
+    if cls in _NAMES:
+        _NAMES[made] = _NAMES[cls]
+    return made
+
+
 def register_functions(family: str, functions: Mapping[str, Callable]) -> None:
     """Lets these functions be written down by name."""
     _FUNCTIONS.update({f"{family}/{name}": function for name, function in functions.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 
 from epochal.arguments import described_inputs, device_dtype, with_rank
-from epochal.config import Configurable
+from epochal.config import Configurable, known_as
 from epochal.layers import Input, InputLayer
 from epochal.layers.base import Layer, tracked
 from epochal.layers.graph import Node, SymbolicCall, SymbolicTensor
@@ -180,9 +181,20 @@ class Functional(Model):
             config["trainable"] = False
         return {**config, "inputs": graph.input_refs, "outputs": graph.output_refs}
 
+    @staticmethod
+    def adopt(model: Any, inputs: Any, outputs: Any, **kwargs: Any) -> None:
+        """Makes an object of a subclass of `Model` a graph as well: its class's own methods come first."""
+        model.__class__ = _with_graph(type(model))
+        Functional.__init__(model, inputs, outputs, **kwargs)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """A new model of new layers, with weights of their own."""
+        return cls.from_description(cls, config)
+
+    @staticmethod
+    def from_description(made_by: Any, config: Mapping[str, Any]) -> Any:
+        """The same by any class that takes `inputs` and `outputs`."""
         layers = [type(item).from_config(item.get_config()) for item in config["layers"]]
         made: dict[int, Any] = {}
         for spec in config["tensors"]:
@@ -195,9 +207,19 @@ class Functional(Model):
             result = (layers[call] if isinstance(call, int) else call)(*fill(args), **fill(kwargs))
             for ref, tensor in zip(jax.tree.leaves(outputs), jax.tree.leaves(result), strict=True):
                 made[ref.number] = tensor
-        model = cls(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
+        model = made_by(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
         model._trainable = config.get("trainable", True)  # of the model alone: each layer has a flag of its own
         return model
+
+
+@functools.cache
+def _with_graph(cls: type) -> type:
+    if issubclass(cls, Functional):
+        return cls
+    made: Any = type(Functional)(
+        cls.__name__, (cls, Functional), {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    )
+    return known_as(made, cls)
 
 
 def _symbolic(tensor: Any, what: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,30 @@ class Model(Layer):
 
     Args:
         module: a `flax.nnx.Module`, called as `module(x)`; None for subclasses.
+        outputs, inputs: with symbolic tensors in place of `module`, a graph, see `functional.Functional`; a subclass
+            may pass them on to have a graph as its `call`.
         name: the model's name.
     """
 
     # The class that `Model(inputs, outputs)` makes; set by `epochal.functional`, which builds on this module.
-    functional: type[Model] | None = None
+    functional: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any):
         graph = cls is Model and ("inputs" in kwargs or (args and is_symbolic(args[0])))
         chosen: Any = cls.functional if graph else cls
         return super().__new__(chosen, *args, **kwargs)
 
-    def __init__(self, module: nnx.Module | None = None, *, name: str | None = None, **kwargs: Any):
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """A new model made with what `get_config()` returned."""
+        return cls.functional.from_description(cls, config) if "steps" in config else super().from_config(config)
+
+    def __init__(
+        self, module: Any = None, outputs: Any = None, *, inputs: Any = None, name: str | None = None, **kwargs: Any
+    ):
+        if self.functional is not None and is_symbolic((module, inputs)):  # a subclass's graph
+            self.functional.adopt(self, module if inputs is None else inputs, outputs, name=name, **kwargs)
+            return
         if module is not None and not isinstance(module, nnx.Module):
             raise TypeError(f"Expected a flax.nnx.Module, got {type(module).__name__}.")
         super().__init__(name=name, **kwargs)
