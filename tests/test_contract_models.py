@@ -392,6 +392,14 @@ def test_K_training_given_to_a_model_holds_for_the_layers_in_it() -> None:
     np.testing.assert_array_equal(dropped(np.ones((20, 30))), 1)
 
 
+def test_K_dropout_that_is_always_on_is_on_in_predict_too() -> None:
+    i = keras.Input((30,))
+    model = keras.Model(i, layers.Dropout(0.5)(i, training=True))
+    x = np.ones((20, 30), np.float32)
+    assert 0.3 < (model.predict(x, verbose=0) == 0).mean() < 0.7
+    assert (np.asarray(model(x)) != np.asarray(model(x))).any()
+
+
 def test_K_add_loss_takes_scalars_only() -> None:
     class Bad(layers.Layer):
         def call(self, x: Any) -> Any:

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from epochal.layers.base import Layer, children, flax_modules, name_places, tracked, walk
+from epochal.layers.base import Layer, children, flax_modules, tracked, walk
 
 
 class TrainState(NamedTuple):
@@ -116,6 +116,14 @@ def row_independent(module: nnx.Module) -> bool:
     if not isinstance(module, Layer):
         return False
     return module.padding_safe and all(row_independent(child) for child in children(module))
+
+
+def name_places(module: nnx.Module, place: str = "model") -> None:
+    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
+    if isinstance(module, Layer):
+        module._place = place
+        for i, child in enumerate(children(module)):
+            name_places(child, f"{place}/{i}")
 
 
 def parts_of(module: nnx.Module) -> list[Any]:

@@ -87,7 +87,7 @@ class Layer(Configurable, nnx.Module):
         self._trainable = bool(trainable)
         self._output_shape: Any = None
         self._last_call = LastCall()
-        self._place = ""  # where the layer is in the model that is trained, see `name_places`
+        self._place = ""  # where the layer is in the model that is trained, see `state.name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
         elif input_dim is not None:
@@ -185,35 +185,38 @@ class Layer(Configurable, nnx.Module):
             return self._call_symbolically(x, args, kwargs)
         x = as_input(x) if is_numbers(x) else jax.tree.map(as_input, x)
         self._ensure_built(x)
-        with self._pass(kwargs.get("training")):
-            return self._called(x, args, kwargs)
+        with self._pass(kwargs.get("training")) as call:
+            return self._called(call, x, args, kwargs)
 
     @contextlib.contextmanager
-    def _pass(self, training: bool | None) -> Iterator[None]:
-        """The pass that a call is part of; `training` given to the layer holds for the layers in it too."""
+    def _pass(self, training: bool | None) -> Iterator[scope.Call]:
+        """The pass that a call is part of; `training` given to the layer holds for the layers in it too.
+
+        Noise that is asked for in `evaluate` and `predict` is the same each time; of a model that is called, new.
+        """
         outer = scope.current()
         call = scope.Call(alone=True) if outer is None else outer
         if training is not None and (training != call.training or outer is None):
-            key = next_key() if training and call.alone and call.key is None else call.key
+            key = call.key
+            if training and key is None:
+                key = next_key() if call.alone else jax.random.key(0)
             call = dataclasses.replace(call, training=training, key=key)  # shares the list of losses
         with scope.calling(call):
-            yield
+            yield call
         if outer is None:
             self._last_call.losses = call.losses
 
-    def _called(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if "training" in _parameters(type(self)) and kwargs.get("training") is None:
-            call = scope.current()
-            kwargs["training"] = call is not None and call.training
-        elif "training" not in _parameters(type(self)):
-            kwargs.pop("training", None)
+    def _called(self, call: scope.Call, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        takes = _parameters(type(self))
+        kwargs.pop("training", None)
+        if "training" in takes:
+            kwargs["training"] = call.training
         masks = masks_of(x)
-        if masks is not None and "mask" in _parameters(type(self)) and kwargs.get("mask") is None:
+        if masks is not None and "mask" in takes and kwargs.get("mask") is None:
             kwargs["mask"] = masks
         y = self.call(x, *args, **kwargs)
         self._hand_on(x, masks if masks is not None else kwargs.get("mask"), y)
-        if self._output_shape is None:
-            # Past Flax's check against changing a module while tracing: a shape belongs to no trace.
+        if self._output_shape is None:  # past Flax's check while tracing: a shape belongs to no trace
             object.__setattr__(self, "_output_shape", jax.tree.map(lambda a: (None, *a.shape[1:]), y))
         if self.activity_regularizer is not None:
             self._regularize_activity(y)
@@ -411,14 +414,6 @@ def walk(module: nnx.Module) -> Iterator[nnx.Module]:
     if isinstance(module, Layer):
         for child in children(module):
             yield from walk(child)
-
-
-def name_places(module: nnx.Module, place: str = "model") -> None:
-    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
-    if isinstance(module, Layer):
-        module._place = place
-        for i, child in enumerate(children(module)):
-            name_places(child, f"{place}/{i}")
 
 
 def tracked(module: nnx.Module) -> list[Tracked]:
