@@ -85,6 +85,17 @@ def test_K_sequential_with_a_shape_is_built_at_once(form: str) -> None:
     assert [type(layer).__name__ for layer in model.layers] == ["Dense"]
 
 
+def test_K_an_input_layer_passes_its_input_on_and_has_its_tensor() -> None:
+    layer = layers.InputLayer((3, None), batch_size=4, name="in")
+    assert (layer.output.shape, layer.output_shape, layer.output.name) == ((4, 3, None), (4, 3, None), "in")
+    np.testing.assert_array_equal(layer(X[:2]), X[:2])
+    again = layers.InputLayer.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    model = keras.Model(layer.output, layers.Dense(2)(keras.ops.sum(layer.output, 2)))
+    assert [type(item).__name__ for item in model.layers] == ["InputLayer", "Dense"]
+    assert model.get_layer("in").output is layer.output
+
+
 def test_K_sequential_without_a_shape_is_built_at_its_first_data_or_by_build() -> None:
     model = keras.Sequential([layers.Dense(3), layers.Dense(2)])
     assert model.weights == []
