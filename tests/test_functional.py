@@ -30,7 +30,7 @@ def two_in_two_out(k: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["list", "dict"])
-def test_two_inputs_and_two_outputs_train_as_in_keras(form: str) -> None:
+def test_K_two_inputs_and_two_outputs_train_as_in_keras(form: str) -> None:
     theirs, ours = two_in_two_out(real), two_in_two_out(keras)
     ours.set_weights([np.asarray(v.value) for v in theirs.weights])
     compiled = {
@@ -54,7 +54,7 @@ def test_two_inputs_and_two_outputs_train_as_in_keras(form: str) -> None:
         np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5)
 
 
-def test_operators_slices_and_a_dict_of_outputs() -> None:
+def test_K_operators_slices_and_a_dict_of_outputs() -> None:
     x = keras.Input((10,))
     h = keras.layers.Dense(4)(x)
     model = keras.Model(x, {"sum": h + 1.0, "part": 2 * h[:, :2] - h[:, 2:], "ratio": h / (abs(h) + 1)})
@@ -89,14 +89,14 @@ def test_an_open_axis_takes_any_size() -> None:
         model.predict(np.ones((4, 5, 2)), verbose=0)
 
 
-def test_a_shared_layer_has_its_weights_once() -> None:
+def test_K_a_shared_layer_has_its_weights_once() -> None:
     model = two_in_two_out(keras)
     assert len(model.weights) == 8
     assert [layer.name for layer in model.layers if layer.name == "shared"] == ["shared"]
     assert model.count_params() == 28 + 25 + 11 + 18
 
 
-def test_parts_of_a_model_share_its_weights() -> None:
+def test_K_parts_of_a_model_share_its_weights() -> None:
     model = two_in_two_out(keras)
     body = keras.Model(model.inputs, model.get_layer("value").input)
     before = body.predict([A, B], verbose=0)
@@ -105,7 +105,7 @@ def test_parts_of_a_model_share_its_weights() -> None:
     assert not np.allclose(before, body.predict([A, B], verbose=0))
 
 
-def test_models_nest_as_layers() -> None:
+def test_K_models_nest_as_layers() -> None:
     inner = keras.Sequential(
         [keras.layers.Dense(5, activation="relu"), keras.layers.BatchNormalization()], name="inner"
     )
@@ -118,7 +118,7 @@ def test_models_nest_as_layers() -> None:
     assert not np.allclose(statistics, inner.layers[1].moving_mean.numpy())
 
 
-def test_the_same_model_after_saving_and_loading(tmp_path: Path) -> None:
+def test_K_the_same_model_after_saving_and_loading(tmp_path: Path) -> None:
     model = two_in_two_out(keras)
     model.compile("adam", loss=["mse", "ce"], metrics=[["mae"], ["accuracy"]])
     model.fit([A, B], [Y, CLASSES], epochs=2, verbose=0)

@@ -176,14 +176,14 @@ def test_any_optax_transformation_is_an_optimizer() -> None:
     assert history["loss"][-1] < history["loss"][0]
 
 
-def test_evaluate_and_predict_on_a_model_built_at_its_first_data() -> None:
+def test_K_evaluate_and_predict_on_a_model_built_at_its_first_data() -> None:
     model = keras.Sequential([layers.Dense(4, activation="relu"), layers.Dense(10)])
     assert model.predict(X[:5], verbose=0).shape == (5, 10)
     with pytest.raises(ValueError, match=r"\(n, 64\)"):
         model.predict(X[:5, :3], verbose=0)
 
 
-def test_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
+def test_K_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
     model = classifier()
     weights = [w + 1 for w in model.get_weights()]
     model.set_weights(weights)
@@ -195,7 +195,7 @@ def test_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
 
 
-def test_summary_counts_weights_and_follows_trainable() -> None:
+def test_K_summary_counts_weights_and_follows_trainable() -> None:
     model = classifier()
     lines: list[str] = []
     model.summary(print_fn=lines.append)
@@ -207,7 +207,7 @@ def test_summary_counts_weights_and_follows_trainable() -> None:
     assert "Trained: 90" in lines[1]
 
 
-def test_sequential_grows_and_shrinks() -> None:
+def test_K_sequential_grows_and_shrinks() -> None:
     model = keras.Sequential(name="net")
     model.add(keras.Input((64,)))
     model.add(layers.Dense(5))
@@ -223,7 +223,7 @@ def test_sequential_grows_and_shrinks() -> None:
         model.add(layers.Dense)
 
 
-def test_models_may_be_layers_of_models() -> None:
+def test_K_models_may_be_layers_of_models() -> None:
     inner = keras.Sequential([layers.Dense(16, activation="relu")])
     model = keras.Sequential([inner, layers.Dense(10, activation="softmax")])
     model.compile("adam", "ce")
@@ -232,7 +232,7 @@ def test_models_may_be_layers_of_models() -> None:
     assert len(model.get_weights()) == 4
 
 
-def test_a_subclass_of_model_trains() -> None:
+def test_K_a_subclass_of_model_trains() -> None:
     class Net(keras.Model):
         def __init__(self) -> None:
             super().__init__()

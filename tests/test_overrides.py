@@ -34,7 +34,7 @@ def _fit(cls: type[keras.Model], metrics: Any = ("mae",), **kwargs: Any) -> Any:
     return model, history, model.evaluate(x, y, verbose=0, return_dict=True)
 
 
-def test_compute_loss_that_calls_super_changes_nothing() -> None:
+def test_K_compute_loss_that_calls_super_changes_nothing() -> None:
     class Same(_Net):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -46,7 +46,7 @@ def test_compute_loss_that_calls_super_changes_nothing() -> None:
     np.testing.assert_allclose(plain[2]["loss"], own[2]["loss"], rtol=1e-6)
 
 
-def test_an_own_compute_loss_is_what_is_minimised_and_reported() -> None:
+def test_K_an_own_compute_loss_is_what_is_minimised_and_reported() -> None:
     """Without `training` among its arguments, as in Keras 2; weighted by a weight of the model's own."""
 
     class Own(_Net):
@@ -60,7 +60,7 @@ def test_an_own_compute_loss_is_what_is_minimised_and_reported() -> None:
     assert history["loss"] != _fit(_Net)[1]["loss"]
 
 
-def test_compute_loss_alone_needs_no_compiled_loss() -> None:
+def test_K_compute_loss_alone_needs_no_compiled_loss() -> None:
     class Own(_Net):
         def compute_loss(self, x, y, y_pred, sample_weight, training):
             return jnp.mean((y[:, None] - y_pred) ** 2)
@@ -71,7 +71,7 @@ def test_compute_loss_alone_needs_no_compiled_loss() -> None:
     assert model.fit(x, y, epochs=2, verbose=0).history["loss"][1] > 0
 
 
-def test_compute_loss_outside_of_training_is_the_compiled_loss() -> None:
+def test_K_compute_loss_outside_of_training_is_the_compiled_loss() -> None:
     x, y = digits(20)
     model = keras.Sequential([layers.Dense(10, "softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -79,7 +79,7 @@ def test_compute_loss_outside_of_training_is_the_compiled_loss() -> None:
     assert float(value) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-6)
 
 
-def test_a_train_step_that_calls_super_trains_the_same() -> None:
+def test_K_a_train_step_that_calls_super_trains_the_same() -> None:
     class Same(_Net):
         def train_step(self, state, batch):
             state, logs = super().train_step(state, batch)
@@ -93,7 +93,7 @@ def test_a_train_step_that_calls_super_trains_the_same() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_train_step_written_by_hand_trains_the_same() -> None:
+def test_K_a_train_step_written_by_hand_trains_the_same() -> None:
     class ByHand(_Net):
         def train_step(self, state, batch):
             def loss_of(params):
@@ -113,7 +113,7 @@ def test_a_train_step_written_by_hand_trains_the_same() -> None:
     assert set(own[2]) == {"loss", "mae"}
 
 
-def test_a_train_step_must_log_numbers() -> None:
+def test_K_a_train_step_must_log_numbers() -> None:
     class Bad(_Net):
         def train_step(self, state, batch):
             state, _ = super().train_step(state, batch)

@@ -41,7 +41,7 @@ def trained() -> keras.Sequential:
 
 
 @pytest.mark.parametrize("name", ["model", "model.keras", "model.zip"])
-def test_a_loaded_model_predicts_scores_and_trains_on_like_the_saved_one(tmp_path: Path, name: str) -> None:
+def test_K_a_loaded_model_predicts_scores_and_trains_on_like_the_saved_one(tmp_path: Path, name: str) -> None:
     model = trained()
     model.save(tmp_path / name)
     loaded = keras.models.load_model(tmp_path / name)
@@ -55,7 +55,7 @@ def test_a_loaded_model_predicts_scores_and_trains_on_like_the_saved_one(tmp_pat
         np.testing.assert_array_equal(a, b)
 
 
-def test_weights_are_a_plain_safetensors_file(tmp_path: Path) -> None:
+def test_K_weights_are_a_plain_safetensors_file(tmp_path: Path) -> None:
     model = trained()
     model.save_weights(tmp_path / "w.safetensors")
     arrays = safetensors.numpy.load_file(tmp_path / "w.safetensors")
@@ -66,7 +66,7 @@ def test_weights_are_a_plain_safetensors_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
 
 
-def test_weights_of_another_model_change_nothing(tmp_path: Path) -> None:
+def test_K_weights_of_another_model_change_nothing(tmp_path: Path) -> None:
     small = keras.Sequential([layers.Dense(3, input_shape=(2,))])
     small.save_weights(tmp_path / "w.safetensors")
     other = keras.Sequential([layers.Dense(4, input_shape=(2,))])
@@ -93,14 +93,14 @@ def test_nothing_is_replaced_that_should_not_be(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_written_as_data_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     model = keras.Sequential([layers.Dense(3, activation=lambda x: x * 2, input_shape=(2,))])
-    with pytest.raises(TypeError, match="registered function"):
+    with pytest.raises(TypeError, match="nor a function with a name"):
         model.save(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="not built"):
         keras.Sequential([layers.Dense(3)]).save(tmp_path / "m")
 
 
-def test_a_users_layer_is_loaded_by_name_only_when_it_is_given(tmp_path: Path) -> None:
+def test_K_a_users_layer_is_loaded_by_name_only_when_it_is_given(tmp_path: Path) -> None:
     class Twice(layers.Layer):
         def call(self, x: Any) -> Any:
             return 2 * x
@@ -155,7 +155,7 @@ KEYS = st.sampled_from(["class", "config", "function", "layers", "units", "array
         max_leaves=8,
     )
 )
-def test_a_damaged_description_gives_a_clean_error(tmp_path: Path, part: Any) -> None:
+def test_K_a_damaged_description_gives_a_clean_error(tmp_path: Path, part: Any) -> None:
     folder = tmp_path / "m"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"format": 1, "model": part, "inputs": part}))

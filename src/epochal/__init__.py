@@ -17,7 +17,10 @@ from epochal import (
     utils,
 )
 from epochal.functional import Functional as _Functional  # noqa: F401  (makes `Model(inputs, outputs)` work)
+from epochal.initializers import Initializer
 from epochal.layers import Input, Layer
+from epochal.layers.graph import SymbolicTensor as KerasTensor
+from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
 from epochal.model import Model
@@ -27,8 +30,16 @@ from epochal.sequential import Sequential
 
 __version__ = "0.1.0"
 
+
+def version() -> str:
+    """The version, as `__version__`."""
+    return __version__
+
+
 __all__ = [
+    "Initializer",
     "Input",
+    "KerasTensor",
     "Layer",
     "Loss",
     "Metric",
@@ -36,6 +47,7 @@ __all__ = [
     "Optimizer",
     "Regularizer",
     "Sequential",
+    "Variable",
     "activations",
     "backend",
     "callbacks",
@@ -50,4 +62,5 @@ __all__ = [
     "regularizers",
     "saving",
     "utils",
+    "version",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from epochal.layers.base import forget_names
+from epochal.layers.naming import forget_names
 from epochal.losses.functions import EPSILON
 
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import jax
@@ -94,6 +94,13 @@ def register(item: Any, name: str) -> Any:
     return item
 
 
+def known_as(made: type, cls: type) -> type:
+    """Lets objects of `made`, a class derived from `cls`, be written down as those of `cls`. Returns `made`."""
+    if cls in _NAMES:
+        _NAMES[made] = _NAMES[cls]
+    return made
+
+
 def register_functions(family: str, functions: Mapping[str, Callable]) -> None:
     """Lets these functions be written down by name."""
     _FUNCTIONS.update({f"{family}/{name}": function for name, function in functions.items()})
@@ -149,8 +156,10 @@ def _function_name(value: Any) -> str:
     for name, function in {**_FUNCTIONS, **_CUSTOM, **_scoped.get()}.items():
         if function is value:
             return name
+    if isinstance(value, FunctionType) and value.__name__.isidentifier():
+        return f"custom/{value.__name__}"  # the name alone: who reads it brings the function in custom_objects
     raise TypeError(
-        f"Cannot write down {_short(value)}: neither data, nor made with get_config(), nor a registered function. "
+        f"Cannot write down {_short(value)}: neither data, nor made with get_config(), nor a function with a name. "
         "Register it with epochal.saving.register_keras_serializable, or save the weights alone with save_weights()."
     )
 

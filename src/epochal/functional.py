@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import Any
 import jax
 
 from epochal.arguments import described_inputs, device_dtype, with_rank
-from epochal.config import Configurable
-from epochal.layers import Input
-from epochal.layers.base import Layer, SymbolicCall, tracked
-from epochal.layers.graph import Node, SymbolicTensor
+from epochal.config import Configurable, known_as
+from epochal.layers import Input, InputLayer
+from epochal.layers.base import Layer, tracked
+from epochal.layers.graph import Node, SymbolicCall, SymbolicTensor
 from epochal.layers.weights import draw_weights
 from epochal.model import Model
 
@@ -41,12 +42,9 @@ class Graph:
     def __init__(self, inputs: Any, outputs: Any):
         self.inputs = [t for t in jax.tree.leaves(inputs) if _symbolic(t, "inputs")]
         wanted = [t for t in jax.tree.leaves(outputs) if _symbolic(t, "outputs")]
-        nodes = _nodes_between(self.inputs, wanted)
-        self.layers: list[Layer] = []
-        for node in nodes:
-            if isinstance(node.call, Layer) and not any(node.call is layer for layer in self.layers):
-                self.layers.append(node.call)
-        self.steps = [self._step(node) for node in nodes]
+        sources, finished = _sources_of(wanted, self.inputs)
+        self.layers: list[Layer] = _layers_as_in_keras(sources, finished, self.inputs)
+        self.steps = [self._step(source) for source in finished if isinstance(source, Node)]
         self.input_refs, self.output_refs = _refs(inputs), _refs(outputs)
 
     def _step(self, node: Node) -> Step:
@@ -91,7 +89,7 @@ class Functional(Model):
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):
         super().__init__(name=name, trainable=trainable)
         self._graph = Graph(inputs, outputs)
-        self._symbolic_call = SymbolicCall(inputs, outputs)
+        self._last_call.tensors = SymbolicCall(inputs, outputs)
         self.layers = self._graph.layers
         draw_weights(t.variable for t in tracked(self))
         self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
@@ -113,11 +111,16 @@ class Functional(Model):
         return list(jax.tree.leaves(self.output))
 
     @property
+    def input_shape(self) -> Any:
+        """The shape of a batch of inputs (or a structure of shapes), the batch axis as None."""
+        return jax.tree.map(lambda t: t.shape, self.input)
+
+    @property
     def input_names(self) -> list[str]:
-        """The inputs' names in order."""
-        if isinstance(self.input, Mapping):
-            return list(self.input)
-        return [t.name for t in self.inputs]
+        """The inputs' names in order: the keys of a dict of inputs, and the names that `Input` was given."""
+        found = jax.tree_util.tree_flatten_with_path(self.input)[0]
+        keys = [getattr(path[0], "key", tensor.name) if len(path) == 1 else tensor.name for path, tensor in found]
+        return [str(key) for key in keys]
 
     def names_of(self, outputs: Any) -> list[str]:
         """Keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
@@ -145,10 +148,12 @@ class Functional(Model):
         """
         names, given = self.input_names, x
         if isinstance(x, Mapping):
-            missing = [name for name in names if name not in x]
+            keys = list(self.input) if isinstance(self.input, Mapping) else names
+            missing = [key for key in keys if key not in x]
             if missing:
-                raise ValueError(f"Expected x with the inputs {names} of model {self.name!r}, found no {missing[0]!r}.")
-            given = [x[name] for name in names]
+                raise ValueError(f"Expected x with the inputs {keys} of model {self.name!r}, found no {missing[0]!r}.")
+            by_key = {key: x[key] for key in keys}
+            given = by_key if isinstance(self.input, Mapping) else list(by_key.values())
         leaves = jax.tree.leaves(given)
         if len(leaves) != len(names):
             raise ValueError(f"Expected {len(names)} input(s) for model {self.name!r} ({names}), got {len(leaves)}.")
@@ -172,11 +177,24 @@ class Functional(Model):
         inputs = [{"id": t.id, "shape": list(t.shape), "dtype": t.dtype, "name": t.name} for t in graph.inputs]
         steps = [[s.call, s.args, s.kwargs, s.outputs] for s in graph.steps]
         config = {"layers": graph.layers, "tensors": inputs, "steps": steps, "name": self.name}
+        if not self.trainable:
+            config["trainable"] = False
         return {**config, "inputs": graph.input_refs, "outputs": graph.output_refs}
+
+    @staticmethod
+    def adopt(model: Any, inputs: Any, outputs: Any, **kwargs: Any) -> None:
+        """Makes an object of a subclass of `Model` a graph as well: its class's own methods come first."""
+        model.__class__ = _with_graph(type(model))
+        Functional.__init__(model, inputs, outputs, **kwargs)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """A new model of new layers, with weights of their own."""
+        return cls.from_description(cls, config)
+
+    @staticmethod
+    def from_description(made_by: Any, config: Mapping[str, Any]) -> Any:
+        """The same by any class that takes `inputs` and `outputs`."""
         layers = [type(item).from_config(item.get_config()) for item in config["layers"]]
         made: dict[int, Any] = {}
         for spec in config["tensors"]:
@@ -189,7 +207,19 @@ class Functional(Model):
             result = (layers[call] if isinstance(call, int) else call)(*fill(args), **fill(kwargs))
             for ref, tensor in zip(jax.tree.leaves(outputs), jax.tree.leaves(result), strict=True):
                 made[ref.number] = tensor
-        return cls(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
+        model = made_by(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
+        model._trainable = config.get("trainable", True)  # of the model alone: each layer has a flag of its own
+        return model
+
+
+@functools.cache
+def _with_graph(cls: type) -> type:
+    if issubclass(cls, Functional):
+        return cls
+    made: Any = type(Functional)(
+        cls.__name__, (cls, Functional), {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    )
+    return known_as(made, cls)
 
 
 def _symbolic(tensor: Any, what: str) -> bool:
@@ -203,24 +233,67 @@ def _refs(structure: Any) -> Any:
     return jax.tree.map(lambda leaf: Ref(leaf.id) if isinstance(leaf, SymbolicTensor) else leaf, structure)
 
 
-def _nodes_between(inputs: list[SymbolicTensor], outputs: list[SymbolicTensor]) -> list[Node]:
-    """The calls that lead from inputs to outputs, in an order in which they can be made."""
+Source = Node | SymbolicTensor  # where a tensor comes from: a call, or the tensor itself when it is an input
+
+
+def _sources_of(
+    outputs: list[SymbolicTensor], inputs: list[SymbolicTensor]
+) -> tuple[dict[Source, list[Source]], list[Source]]:
+    """Calls and inputs that lead to the outputs, found by going back from these, depth first.
+
+    Returns:
+        each with those it needs, as they were met; and all of them, each after what it needs.
+
+    Raises:
+        ValueError: an output needs an input that is not given.
+    """
     known = {t.id for t in inputs}
-    found: dict[int, Node] = {}
-    waiting = list(outputs)
-    while waiting:
-        tensor = waiting.pop()
-        if tensor.id in known:
-            continue
-        if tensor.node is None:
+
+    def source(tensor: SymbolicTensor) -> Source:
+        if tensor.node is None and tensor.id not in known:
             names = [t.name for t in inputs]
             raise ValueError(f"The outputs need the input {tensor.name!r}, which is not among the inputs {names}.")
-        known.add(tensor.id)
-        if tensor.node.order not in found:
-            found[tensor.node.order] = tensor.node
-            leaves = jax.tree.leaves((tensor.node.args, tensor.node.kwargs))
-            waiting += [leaf for leaf in leaves if isinstance(leaf, SymbolicTensor)]
-    return [found[order] for order in sorted(found)]
+        return tensor if tensor.node is None or tensor.id in known else tensor.node
+
+    found: dict[Source, list[Source]] = {}
+    finished: list[Source] = []
+    waiting = [(source(tensor), False) for tensor in reversed(outputs)]
+    while waiting:
+        met, done = waiting.pop()
+        if done:
+            finished.append(met)
+        elif met not in found:
+            arguments = jax.tree.leaves((met.args, met.kwargs)) if isinstance(met, Node) else []
+            found[met] = [source(leaf) for leaf in arguments if isinstance(leaf, SymbolicTensor)]
+            waiting += [(met, True), *[(needed, False) for needed in reversed(found[met])]]
+    return found, finished
+
+
+def _layers_as_in_keras(
+    sources: dict[Source, list[Source]], finished: list[Source], inputs: list[SymbolicTensor]
+) -> list[Layer]:
+    """The layers of a graph in Keras's order, so that lists of weights are in Keras's order too.
+
+    The farther from the outputs (in calls, on the longest way) a layer is, the earlier; those equally far come as they
+    are met on the way back from the outputs. An input that nothing needs is as near as an output.
+
+    Args:
+        sources, finished: what `_sources_of` returned.
+        inputs: of the graph; each is a layer in the list.
+    """
+
+    def layer(source: Source) -> Any:
+        return source.call if isinstance(source, Node) and isinstance(source.call, Layer) else source
+
+    calls: dict[Source, int] = dict.fromkeys(sources, 0)  # the distances
+    depths: dict[Any, int] = dict.fromkeys([*(t for t in inputs if t not in sources), *map(layer, sources)], 0)
+    for source in reversed(finished):
+        depth = depths[layer(source)] = max(calls[source], depths[layer(source)])
+        for needed in sources[source]:
+            calls[needed] = max(calls[needed], depth + 1)
+    ordered = sorted(depths, key=lambda item: -depths[item])
+    layers = [InputLayer.of(item) if isinstance(item, SymbolicTensor) else item for item in ordered]
+    return [item for item in layers if isinstance(item, Layer)]
 
 
 Model.functional = Functional

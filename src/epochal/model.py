@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,13 @@ class _Stop:
         model._training.stop[self._kind] = bool(value)
 
 
+class _Layers:
+    """The layers that a model holds as attributes; one that keeps a list of its own under this name has that."""
+
+    def __get__(self, model: Any, owner: Any = None) -> list[Any]:
+        return list(children(model))
+
+
 class Model(Layer):
     """A model with Keras's training methods.
 
@@ -65,18 +72,30 @@ class Model(Layer):
 
     Args:
         module: a `flax.nnx.Module`, called as `module(x)`; None for subclasses.
+        outputs, inputs: with symbolic tensors in place of `module`, a graph, see `functional.Functional`; a subclass
+            may pass them on to have a graph as its `call`.
         name: the model's name.
     """
 
     # The class that `Model(inputs, outputs)` makes; set by `epochal.functional`, which builds on this module.
-    functional: type[Model] | None = None
+    functional: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any):
         graph = cls is Model and ("inputs" in kwargs or (args and is_symbolic(args[0])))
         chosen: Any = cls.functional if graph else cls
         return super().__new__(chosen, *args, **kwargs)
 
-    def __init__(self, module: nnx.Module | None = None, *, name: str | None = None, **kwargs: Any):
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """A new model made with what `get_config()` returned."""
+        return cls.functional.from_description(cls, config) if "steps" in config else super().from_config(config)
+
+    def __init__(
+        self, module: Any = None, outputs: Any = None, *, inputs: Any = None, name: str | None = None, **kwargs: Any
+    ):
+        if self.functional is not None and is_symbolic((module, inputs)):  # a subclass's graph
+            self.functional.adopt(self, module if inputs is None else inputs, outputs, name=name, **kwargs)
+            return
         if module is not None and not isinstance(module, nnx.Module):
             raise TypeError(f"Expected a flax.nnx.Module, got {type(module).__name__}.")
         super().__init__(name=name, **kwargs)
@@ -461,9 +480,22 @@ class Model(Layer):
 
     # -- looking at it, keeping it
 
+    layers: Any = _Layers()
+
     def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints the layers with their output shapes and numbers of weights."""
         (print_fn or print)(summary_text(self))
+
+    def to_json(self, **kwargs: Any) -> str:
+        """What the model is, without its weights, as JSON for `models.model_from_json`.
+
+        Args:
+            **kwargs: passed to `json.dumps`.
+
+        Raises:
+            TypeError: a part of the model cannot be written as data, such as a lambda.
+        """
+        return saving.to_json(self, **kwargs)
 
     def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Writes the whole model: a folder, or a single file when `path` ends in .keras or .zip.
@@ -575,7 +607,7 @@ class Model(Layer):
         Raises:
             ValueError: there is none.
         """
-        layers = list(getattr(self, "layers", None) or children(self))
+        layers = list(self.layers)
         if index is not None:
             if not -len(layers) <= index < len(layers):
                 raise ValueError(f"Expected an index below {len(layers)}, got {index}.")

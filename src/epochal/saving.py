@@ -78,19 +78,64 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
     source = Path(path)
     read = _reader(source)
     config = _read_config(read(CONFIG), source)
-    try:
-        model: Any = deserialize(config["model"], custom_objects)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source}: cannot make the model that {CONFIG} describes: {error}") from error
-    if not hasattr(model, "build_from"):
-        raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
-    model.build_from(_read_inputs(config["inputs"]))
+    model = _model_of(config, source, custom_objects)
     _put_weights(model, _tensors(read(WEIGHTS), source / WEIGHTS), str(source))
     if compile and config.get("compile") is not None:
         model.compile(**deserialize(config["compile"], custom_objects))
         if config.get("optimizer_state"):
             _restore_optimizer(model, _tensors(read(OPTIMIZER), source / OPTIMIZER))
     return model
+
+
+def to_json(model: Any, **kwargs: Any) -> str:
+    """A model's architecture as JSON text: no weights, no compile arguments.
+
+    Args:
+        model: a model.
+        **kwargs: passed to `json.dumps`.
+
+    Raises:
+        TypeError: a part that cannot be written as data.
+    """
+    return json.dumps(_description(model), **kwargs)
+
+
+def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """A new model from what `to_json` returned, with weights of its own.
+
+    Args:
+        json_string: the text.
+        custom_objects: name -> class or function, for parts of a model that are not epochal's own.
+
+    Raises:
+        ValueError: the text describes no model, or one of a newer format.
+    """
+    source = Path("the JSON text")
+    return _model_of(_read_config(json_string.encode(), source), source, custom_objects)
+
+
+def clone_model(model: Any, clone_function: Callable[[Any], Any] | None = None) -> Any:
+    """A new model of the same layers, with weights of its own; it is not compiled.
+
+    Args:
+        model: a `Sequential`, a graph, or one with a `get_config`.
+        clone_function: layer -> the layer to take in its place, for `Sequential` and graphs.
+
+    Raises:
+        TypeError: a class that cannot be made again from its arguments.
+
+    Example:
+        >>> import epochal as keras
+        >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+        >>> keras.models.clone_model(model).count_params()
+        8
+    """
+    config = model.get_config()
+    if clone_function is not None:
+        if not isinstance(config.get("layers"), list):
+            raise TypeError(f"clone_function needs a Sequential or a graph, got a {type(model).__name__}.")
+        config = {**config, "layers": [clone_function(layer) for layer in config["layers"]]}
+    return type(model).from_config(config)
 
 
 def save_weights(model: Any, path: str | Path, overwrite: bool = True) -> None:
@@ -118,6 +163,7 @@ def load_weights(model: Any, path: str | Path) -> None:
 
 
 CustomObjectScope = custom_object_scope
+serialize_keras_object, deserialize_keras_object = serialize, deserialize
 
 
 def register_keras_serializable(package: str = "custom", name: str | None = None) -> Callable[[Any], Any]:
@@ -158,15 +204,13 @@ def _model_files(model: Any) -> dict[str, bytes]:
     if state is not None and training.has_optimizer_state:
         leaves = jax.tree.leaves(state)
         files[OPTIMIZER] = _safetensors({f"{i:05d}": leaf for i, leaf in enumerate(leaves)})
-    inputs = jax.tree.map(lambda s: {"shape": list(s.shape[1:]), "dtype": s.dtype.name}, training.inputs)
-    config = {
-        "format": FORMAT,
-        "model": serialize(model),
-        "inputs": inputs,
-        "compile": compile_arguments,
-        "optimizer_state": OPTIMIZER in files,
-    }
+    config = {**_description(model), "compile": compile_arguments, "optimizer_state": OPTIMIZER in files}
     return {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: _weights(model), **files}
+
+
+def _description(model: Any) -> dict[str, Any]:
+    inputs = jax.tree.map(lambda s: {"shape": list(s.shape[1:]), "dtype": s.dtype.name}, model._training.inputs)
+    return {"format": FORMAT, "model": serialize(model), "inputs": inputs}
 
 
 def _weights(model: Any) -> bytes:
@@ -257,6 +301,20 @@ def _read_config(content: bytes, source: Path) -> dict[str, Any]:
             f"{source} has format {config['format']!r}; this epochal reads format {FORMAT}. Update epochal."
         )
     return config
+
+
+def _model_of(config: dict[str, Any], source: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+    """The model of a description, built if the one that was described was."""
+    try:
+        model: Any = deserialize(config["model"], custom_objects)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source}: cannot make the model that {CONFIG} describes: {error}") from error
+    if not hasattr(model, "build_from"):
+        raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
+    inputs = _read_inputs(config["inputs"])
+    if inputs is not None:
+        model.build_from(inputs)
+    return model
 
 
 def _read_inputs(data: Any) -> Any:

@@ -28,6 +28,8 @@ class Call:
         ids: (m,) uint32 example ids; None when unknown. Random masks are drawn per id, so that they do not depend on
             how examples are cut into batches.
         key: the key of this pass over the data (it changes with the epoch); None when nothing random may be drawn.
+        alone: whether this is a layer called outside of any step, so that random keys may come of the global stream.
+        dry: whether variables are to stay as they are, since the pass is there to build layers only.
         losses: scalars added by `Layer.add_loss` during the pass.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
             model's own step.
@@ -37,6 +39,8 @@ class Call:
     rows: Array | None = None
     ids: Array | None = None
     key: Array | None = None
+    alone: bool = False
+    dry: bool = False
     losses: list[Array] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None
 

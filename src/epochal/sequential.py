@@ -9,10 +9,32 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from epochal.layers import Input
+from epochal.layers import Input, InputLayer
 from epochal.layers.base import Layer
-from epochal.layers.graph import SymbolicTensor
+from epochal.layers.graph import SymbolicCall, SymbolicTensor
 from epochal.model import Model
+
+
+class _InStack(SymbolicCall):
+    """Tensors of a `Sequential` or of a layer in it, made when they are asked for."""
+
+    def __init__(self, model: Sequential, item: Layer):
+        self._model, self._item = model, item
+
+    def _made(self) -> SymbolicCall:
+        self._model._make_tensors()
+        assert self._item._last_call.tensors is not None
+        return self._item._last_call.tensors
+
+    @property
+    def inputs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As of `SymbolicCall`."""
+        return self._made().inputs
+
+    @property
+    def outputs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As of `SymbolicCall`."""
+        return self._made().outputs
 
 
 class Sequential(Model):
@@ -57,6 +79,7 @@ class Sequential(Model):
         return layer
 
     def _append(self, layer: Any) -> None:
+        layer = layer.output if isinstance(layer, InputLayer) else layer
         if isinstance(layer, SymbolicTensor):
             if self.layers:
                 raise ValueError("Input must be the first item of a Sequential.")
@@ -76,8 +99,43 @@ class Sequential(Model):
 
     def _build_if_known(self) -> None:
         shape = self._known_input_shape()
+        self._offer_tensors()
         if shape is not None and self.layers:
             self._build(shape)
+
+    def _make_tensors(self) -> None:
+        """Calls the layers on a symbolic input, so that a graph can go on from any of them.
+
+        Raises:
+            AttributeError: the input's shape is not known yet, or a Flax module is among the layers.
+        """
+        first = last = self._input if self._input is not None else Input(self._example_shape())
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise AttributeError(f"Model {self.name!r} has a Flax module, a {type(layer).__name__}: no tensors.")
+            last = layer(last)
+        self._last_call.tensors = SymbolicCall(first, last)
+
+    def _example_shape(self) -> Any:
+        shape = self._known_input_shape()
+        return shape if shape is not None else self.input_shape[1:]
+
+    def _offer_tensors(self) -> None:
+        """Lets the model and its layers have tensors, which are made when someone asks for them."""
+        self._last_call.tensors = _InStack(self, self)
+        for layer in self.layers:
+            if isinstance(layer, Layer) and layer._last_call.tensors is None:
+                layer._last_call.tensors = _InStack(self, layer)
+
+    @property
+    def inputs(self) -> list[SymbolicTensor]:
+        """The symbolic input, in a list."""
+        return jax.tree.leaves(self.input)
+
+    @property
+    def outputs(self) -> list[SymbolicTensor]:
+        """The symbolic outputs."""
+        return jax.tree.leaves(self.output)
 
     def _known_input_shape(self) -> tuple[int | None, ...] | None:
         if self._input is not None:

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from epochal.layers.base import Layer, children, flax_modules, name_places, tracked, walk
+from epochal.layers.base import Layer, children, flax_modules, tracked, walk
 
 
 class TrainState(NamedTuple):
@@ -116,3 +116,42 @@ def row_independent(module: nnx.Module) -> bool:
     if not isinstance(module, Layer):
         return False
     return module.padding_safe and all(row_independent(child) for child in children(module))
+
+
+def name_places(module: nnx.Module, place: str = "model") -> None:
+    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
+    if isinstance(module, Layer):
+        module._place = place
+        for i, child in enumerate(children(module)):
+            name_places(child, f"{place}/{i}")
+
+
+def parts_of(module: nnx.Module) -> list[Any]:
+    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
+
+    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
+    """
+    found: list[Any] = []
+    waiting: list[Any] = [module]
+    seen = {id(module)}
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, list | tuple):
+            values: list[Any] = list(holder)
+        else:
+            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
+        found += values
+        for value in values:
+            kind = type(value)
+            if kind in _leaf_types:
+                continue
+            if isinstance(value, list | tuple | dict | nnx.Module):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append(value)
+            else:
+                _leaf_types.add(kind)
+    return found
+
+
+_leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into

@@ -32,14 +32,14 @@ from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
 from epochal.display import Display
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
-from epochal.layers.base import abstract_call, parts_of, tracked
+from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
 from epochal.resume import Backup, Run, Saved
 from epochal.sources import Examples
-from epochal.state import Parts, TrainState
+from epochal.state import Parts, TrainState, parts_of
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
 from epochal.streams import Stream, Workforce, as_stream, is_stream, lazy_batches, made
 

@@ -15,9 +15,10 @@ from jaxtyping import Float, Shaped
 
 from epochal import initializers, regularizers
 from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape, as_input
+from epochal.layers.base import Layer, Shape
 from epochal.layers.dropout import _Noise
 from epochal.layers.graph import is_shape, is_symbolic
+from epochal.layers.inputs import as_input
 from epochal.masks import get_mask, set_mask
 
 _FAR = 1e9  # taken off the scores of positions that are left out

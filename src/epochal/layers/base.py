@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
+import dataclasses
 import functools
 import inspect
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,53 +18,30 @@ from jax.core import Tracer
 
 from epochal import initializers, regularizers, scope
 from epochal.config import Configurable
-from epochal.layers.graph import SymbolicTensor, infer, is_shape, is_symbolic, record
-from epochal.layers.weights import Buffer, Weight, assign, draw_weights, new_weight, weights_in_one_draw, weights_wait
+from epochal.layers.graph import LastCall, SymbolicCall, SymbolicTensor, infer, is_shape, is_symbolic, record
+from epochal.layers.inputs import as_input, is_numbers
+from epochal.layers.naming import fresh_name
+from epochal.layers.weights import (
+    Buffer,
+    Weight,
+    assign,
+    draw_weights,
+    new_weight,
+    outside_of_trace,
+    weights_in_one_draw,
+    weights_wait,
+)
+from epochal.losses.loss import snake_case
 from epochal.masks import get_mask, masks_of, set_masks
+from epochal.random import next_key
 
 Shape = tuple[int | None, ...]
-
-_name_counts: Counter[str] = Counter()
-
-
-def _outside_of_trace(function: Callable, *args: Any) -> None:
-    """Runs `function` as if no JAX trace were under way, so that the arrays it makes belong to none.
-
-    JAX's trace is a property of the thread: a new thread has none. What is set by context variables goes along.
-    """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(contextvars.copy_context().run, function, *args).result()
 
 
 @functools.cache
 def _parameters(cls: type) -> frozenset[str]:
     """The names of the arguments of `cls.call`."""
     return frozenset(inspect.signature(cls.call).parameters)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def snake_case(name: str) -> str:
-    """`LayerNormalization` -> `layer_normalization`, as Keras names layers that were given no name."""
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def fresh_name(base: str) -> str:
-    """`base` the first time it is asked for, then `base_1`, `base_2`, …"""
-    seen = _name_counts[base]
-    _name_counts[base] += 1
-    return base if seen == 0 else f"{base}_{seen}"
-
-
-def forget_names() -> None:
-    """The next layers are named as in a new process."""
-    _name_counts.clear()
-
-
-class SymbolicCall:
-    """Inputs and outputs of a layer's last call on symbolic tensors. Opaque: Flax must not walk into it."""
-
-    def __init__(self, inputs: Any, outputs: Any):
-        self.inputs, self.outputs = inputs, outputs
 
 
 class Layer(Configurable, nnx.Module):
@@ -113,8 +86,8 @@ class Layer(Configurable, nnx.Module):
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._trainable = bool(trainable)
         self._output_shape: Any = None
-        self._symbolic_call: SymbolicCall | None = None
-        self._place = ""  # where the layer is in the model that is trained, see `name_places`
+        self._last_call = LastCall()
+        self._place = ""  # where the layer is in the model that is trained, see `state.name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
         elif input_dim is not None:
@@ -168,10 +141,36 @@ class Layer(Configurable, nnx.Module):
         )
 
     def add_loss(self, loss: Any) -> None:
-        """Adds a scalar to the loss of the pass that is running."""
+        """Adds a scalar, or a list of them, to the loss of the pass that is running.
+
+        Raises:
+            ValueError: an array of another shape.
+        """
+        call = scope.current()
+        for value in map(jnp.asarray, jax.tree.leaves(loss)):
+            if value.shape != ():
+                raise ValueError(f"Expected a scalar in add_loss() of {self.name!r}, got shape {value.shape}.")
+            if call is not None:
+                call.losses.append(value)
+
+    @property
+    def losses(self) -> list[Array]:
+        """Scalars to add to a loss of one's own: those of `add_loss`, and what regularizers of the weights come to.
+
+        In a training step those of the whole model; elsewhere those of the layer's last call.
+        """
         call = scope.current()
         if call is not None:
-            call.losses.append(jnp.asarray(loss))
+            return list(call.losses)
+        regularized = [(v, v.get_metadata().get("regularizer")) for v in self.trainable_weights]
+        return [*self._last_call.losses, *[r(v.get_value()) for v, r in regularized if r is not None]]
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type that the layer computes in: that of its weights."""
+        return self.dtype
+
+    variable_dtype = compute_dtype
 
     @property
     def stream(self) -> str:
@@ -186,18 +185,38 @@ class Layer(Configurable, nnx.Module):
             return self._call_symbolically(x, args, kwargs)
         x = as_input(x) if is_numbers(x) else jax.tree.map(as_input, x)
         self._ensure_built(x)
-        if "training" in _parameters(type(self)) and kwargs.get("training") is None:
-            call = scope.current()
-            kwargs["training"] = call.training if call is not None else False
-        elif "training" not in _parameters(type(self)):
-            kwargs.pop("training", None)
+        with self._pass(kwargs.get("training")) as call:
+            return self._called(call, x, args, kwargs)
+
+    @contextlib.contextmanager
+    def _pass(self, training: bool | None) -> Iterator[scope.Call]:
+        """The pass that a call is part of; `training` given to the layer holds for the layers in it too.
+
+        Noise that is asked for in `evaluate` and `predict` is the same each time; of a model that is called, new.
+        """
+        outer = scope.current()
+        call = scope.Call(alone=True) if outer is None else outer
+        if training is not None and (training != call.training or outer is None):
+            key = call.key
+            if training and key is None:
+                key = next_key() if call.alone else jax.random.key(0)
+            call = dataclasses.replace(call, training=training, key=key)  # shares the list of losses
+        with scope.calling(call):
+            yield call
+        if outer is None:
+            self._last_call.losses = call.losses
+
+    def _called(self, call: scope.Call, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        takes = _parameters(type(self))
+        kwargs.pop("training", None)
+        if "training" in takes:
+            kwargs["training"] = call.training
         masks = masks_of(x)
-        if masks is not None and "mask" in _parameters(type(self)) and kwargs.get("mask") is None:
+        if masks is not None and "mask" in takes and kwargs.get("mask") is None:
             kwargs["mask"] = masks
         y = self.call(x, *args, **kwargs)
         self._hand_on(x, masks if masks is not None else kwargs.get("mask"), y)
-        if self._output_shape is None:
-            # Past Flax's check against changing a module while tracing: a shape belongs to no trace.
+        if self._output_shape is None:  # past Flax's check while tracing: a shape belongs to no trace
             object.__setattr__(self, "_output_shape", jax.tree.map(lambda a: (None, *a.shape[1:]), y))
         if self.activity_regularizer is not None:
             self._regularize_activity(y)
@@ -214,7 +233,7 @@ class Layer(Configurable, nnx.Module):
         """Builds the layer and notes the call in the graph of a model to be."""
         outputs = record(self, (x, *args), kwargs, self._infer(x, args, kwargs), self.name)
         self._output_shape = jax.tree.map(lambda t: t.shape, outputs)
-        self._symbolic_call = SymbolicCall(x, outputs)
+        self._last_call.tensors = SymbolicCall(x, outputs)
         return outputs
 
     def _infer(self, x: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -227,7 +246,10 @@ class Layer(Configurable, nnx.Module):
         with weights_in_one_draw(later=True), _flax_in_inference(self):
             if not self.built:
                 self._build_now(jax.tree.map(lambda a: a.shape, x))
-            return infer(forward, (x, *args), kwargs)
+            found = infer(forward, (x, *args), kwargs)
+            if _left_unbuilt(self):
+                infer(_dry(self), (x, *args), kwargs)
+            return found
 
     @property
     def input(self) -> Any:
@@ -240,9 +262,9 @@ class Layer(Configurable, nnx.Module):
         return self._last_symbolic_call().outputs
 
     def _last_symbolic_call(self) -> SymbolicCall:
-        if self._symbolic_call is None:
+        if self._last_call.tensors is None:
             raise AttributeError(f"Layer {self.name!r} was never called on an Input: it has no tensors.")
-        return self._symbolic_call
+        return self._last_call.tensors
 
     def _ensure_built(self, x: Any) -> None:
         traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
@@ -252,12 +274,12 @@ class Layer(Configurable, nnx.Module):
             return
         shapes = jax.tree.map(lambda a: (None, *a.shape[1:]), x)
         if traced:
-            _outside_of_trace(self._build_now, shapes)
+            outside_of_trace(self._build_now, shapes)
         else:
             self._build_now(shapes)
 
     def _build_now(self, shapes: Any) -> None:
-        with weights_in_one_draw():
+        with weights_in_one_draw(), scope.calling(scope.Call()):
             self.build(shapes)
         self.built = True
 
@@ -356,8 +378,10 @@ class Layer(Configurable, nnx.Module):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
+    __str__ = __repr__
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Tracked:
     """A weight with its place: `path` is `layer/…/name`; `trainable` says whether training changes it."""
 
@@ -392,45 +416,6 @@ def walk(module: nnx.Module) -> Iterator[nnx.Module]:
             yield from walk(child)
 
 
-def parts_of(module: nnx.Module) -> list[Any]:
-    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
-
-    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
-    """
-    found: list[Any] = []
-    waiting: list[Any] = [module]
-    seen = {id(module)}
-    while waiting:
-        holder = waiting.pop()
-        if isinstance(holder, list | tuple):
-            values: list[Any] = list(holder)
-        else:
-            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
-        found += values
-        for value in values:
-            kind = type(value)
-            if kind in _leaf_types:
-                continue
-            if isinstance(value, list | tuple | dict | nnx.Module):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    waiting.append(value)
-            else:
-                _leaf_types.add(kind)
-    return found
-
-
-_leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into
-
-
-def name_places(module: nnx.Module, place: str = "model") -> None:
-    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
-    if isinstance(module, Layer):
-        module._place = place
-        for i, child in enumerate(children(module)):
-            name_places(child, f"{place}/{i}")
-
-
 def tracked(module: nnx.Module) -> list[Tracked]:
     """Every weight of `module` once: per layer the trainable kind first, in the order they were made."""
     found: dict[int, Tracked] = {}
@@ -456,19 +441,6 @@ def _track(module: nnx.Module, prefix: str, trainable: bool, found: dict[int, Tr
         _track(child, f"{prefix}{getattr(child, 'name', type(child).__name__)}/", trainable, found)
 
 
-def is_numbers(x: Any) -> bool:
-    """Whether a list or tuple holds numbers (or lists of them), and so is one array and not several inputs."""
-    return isinstance(x, list | tuple) and bool(x) and all(isinstance(i, int | float) or is_numbers(i) for i in x)
-
-
-def as_input(x: Any) -> Any:
-    """An array-like as a JAX array: floats become float32, integers stay integers; JAX's own values pass unchanged."""
-    if isinstance(x, Array | jax.ShapeDtypeStruct):
-        return x
-    array = np.asarray(x)
-    return jnp.asarray(array, jnp.float32) if array.dtype.kind == "f" else jnp.asarray(array)
-
-
 def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
     """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet.
 
@@ -480,7 +452,25 @@ def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
     with weights_in_one_draw(), _flax_in_inference(layer):
-        return jax.eval_shape(forward, *inputs)
+        found = jax.eval_shape(forward, *inputs)
+        if _left_unbuilt(layer):
+            jax.eval_shape(_dry(layer), *inputs)
+        return found
+
+
+def _left_unbuilt(module: nnx.Module) -> bool:
+    """Whether a call in inference left layers unbuilt, which a call in training may reach."""
+    return any(isinstance(part, Layer) and not part.built for part in walk(module))
+
+
+def _dry(layer: Any) -> Callable:
+    """A call in training that builds layers and leaves all arrays alone."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with scope.calling(scope.Call(training=True, dry=True)):
+            return layer(*args, **kwargs)
+
+    return forward
 
 
 @contextlib.contextmanager

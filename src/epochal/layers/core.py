@@ -16,8 +16,65 @@ from jaxtyping import Float, Shaped
 
 from epochal import activations, initializers, regularizers
 from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape, fresh_name
-from epochal.layers.graph import SymbolicTensor, is_shape
+from epochal.layers.base import Layer, Shape
+from epochal.layers.graph import SymbolicCall, SymbolicTensor, is_shape
+from epochal.layers.naming import fresh_name
+
+
+class InputLayer(Layer):
+    """The place of an input among a model's layers: passes its input on. `Input` makes the tensor alone.
+
+    Args:
+        shape: shape of one example, without the batch's axis; None for an axis that varies.
+        batch_size: examples in a batch, when fixed.
+        dtype: type of the values; "float32" when not given.
+        name: the input's name, for data given as a dict.
+        batch_shape: batch size and shape together, instead of both.
+        input_shape: Keras 2's name of `shape`.
+
+    Raises:
+        ValueError: `shape` is not made of integers >= 1 and None, or `batch_size` is no integer >= 1.
+
+    Example:
+        >>> from epochal import Sequential, layers
+        >>> Sequential([layers.InputLayer((4,)), layers.Dense(2)]).output_shape
+        (None, 2)
+    """
+
+    supports_masking = True
+
+    def __init__(
+        self,
+        shape: int | Sequence[int | None] | None = None,
+        batch_size: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+        *,
+        batch_shape: Sequence[int | None] | None = None,
+        input_shape: Sequence[int | None] | None = None,
+    ):
+        tensor = Input(shape if shape is not None else input_shape, batch_size, dtype, name, batch_shape=batch_shape)
+        super().__init__(name=tensor.name, dtype=tensor.dtype)
+        self._stand_for(tensor)
+
+    @classmethod
+    def of(cls, tensor: SymbolicTensor) -> InputLayer:
+        """The layer for a tensor that is there already."""
+        layer = cls(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        layer._stand_for(tensor)
+        return layer
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; there is nothing to freeze."""
+        return {"batch_shape": self.output.shape, "dtype": self.dtype, "name": self.name}
+
+    def _stand_for(self, tensor: SymbolicTensor) -> None:
+        self._last_call.tensors = SymbolicCall(tensor, tensor)
+        self._output_shape = tensor.shape
+        self.built = True
+
+    def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
+        return x
 
 
 def Input(
@@ -56,9 +113,6 @@ def Input(
     sizes = tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes)
     batch = None if batch_size is None else arguments.whole("batch_size", batch_size)
     return SymbolicTensor((batch, *sizes), dtype or "float32", name or fresh_name("input"))
-
-
-InputLayer = Input  # Keras's name of the layer that it makes of it
 
 
 class Dense(Layer):
@@ -201,8 +255,8 @@ class Embedding(Layer):
 class Lambda(Layer):
     """A function as a layer.
 
-    A model with it can be saved if the function is one of epochal's, or was registered with
-    `epochal.saving.register_keras_serializable`: code itself is never written to a file.
+    A model with it can be saved if the function has a name, and loaded if it is one of epochal's, was registered with
+    `epochal.saving.register_keras_serializable`, or is in `custom_objects`: code itself is never written to a file.
 
     Args:
         function: from an array (or a list or dict of arrays) to the same; takes `mask` and `training` if it has
@@ -256,6 +310,46 @@ class Lambda(Layer):
         if callable(self._shape):
             return self._shape(input_shape)
         return jax.tree.map(lambda shape: (None, *shape), self._shape, is_leaf=is_shape)
+
+
+class Identity(Layer):
+    """Passes its input on.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.Identity()(np.array([[3.0]])).tolist()
+        [[3.0]]
+    """
+
+    supports_masking = True
+
+    def call(self, x: Any) -> Any:
+        return x
+
+
+class ActivityRegularization(Layer):
+    """Passes its input on, and adds l1 * sum(abs(x)) + l2 * sum(x**2), divided by the batch size, to the loss.
+
+    Args:
+        l1: the factor of the absolute values.
+        l2: the factor of the squares.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layer = layers.ActivityRegularization(l2=0.5)
+        >>> layer(np.array([[2.0], [0.0]])).tolist(), float(layer.losses[0])
+        ([[2.0], [0.0]], 1.0)
+    """
+
+    supports_masking = True
+
+    def __init__(self, l1: int | float = 0.0, l2: int | float = 0.0, **kwargs: Any):
+        super().__init__(activity_regularizer=regularizers.L1L2(l1, l2), **kwargs)
+
+    def call(self, x: Any) -> Any:
+        return x
 
 
 class Activation(Layer):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from epochal.config import register_functions
 
@@ -28,13 +30,11 @@ class Node:
     Attributes:
         call: the layer or function.
         args, kwargs: its arguments.
-        order: calls made later have a larger one.
         outputs: the symbolic tensors that it returned, in their structure.
     """
 
     def __init__(self, call: Any, args: tuple, kwargs: dict[str, Any]):
         self.call, self.args, self.kwargs = call, args, kwargs
-        self.order = next(_ids)
         self.outputs: Any = None
 
 
@@ -71,6 +71,27 @@ class SymbolicTensor:
 
     def __getitem__(self, index: Any) -> Any:
         return apply(operator.getitem, self, index)
+
+
+@dataclass
+class SymbolicCall:
+    """Inputs and outputs of a call on symbolic tensors."""
+
+    inputs: Any
+    outputs: Any
+
+
+class LastCall:
+    """What a layer keeps of its last calls. Opaque: Flax must not walk into it, nor see that it changes.
+
+    Attributes:
+        tensors: of the last call on symbolic tensors; None before.
+        losses: scalars that were added in the last call outside of any step.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: SymbolicCall | None = None
+        self.losses: list[Array] = []
 
 
 def _operator(function: Callable, swapped: bool = False) -> Callable:

@@ -192,6 +192,30 @@ class LayerNormalization(_Affine):
         return self._normalize(wide, mean, variance, self.epsilon, shape).astype(self.dtype)
 
 
+class UnitNormalization(Layer):
+    """Divides each vector along an axis, or each array along several, by its length (the 2-norm).
+
+    Args:
+        axis: the axis, or several.
+
+    Example:
+        >>> import numpy as np
+        >>> from epochal import layers
+        >>> layers.UnitNormalization()(np.array([[3.0, 4.0]])).round(3).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
+    """
+
+    supports_masking = True
+
+    def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.axis = axis if isinstance(axis, int) else tuple(axis)
+
+    def call(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+        squares = jnp.square(x).sum(self.axis, keepdims=True)
+        return x * lax.rsqrt(jnp.maximum(squares, 1e-12**2))
+
+
 class GroupNormalization(_Affine):
     """Normalizes groups of each example's channels by their own mean and variance (Wu and He 2018).
 

@@ -299,12 +299,12 @@ class SimpleRNN(_CellLayer):
         activity_regularizer: Any = None,
         dropout: int | float = 0.0,
         recurrent_dropout: int | float = 0.0,
-        seed: int | None = None,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
         stateful: bool = False,
         unroll: bool = False,
+        seed: int | None = None,
         **kwargs: Any,
     ):
         cell = SimpleRNNCell(

@@ -6,7 +6,8 @@ import contextlib
 import contextvars
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from epochal import initializers
+from epochal import initializers, scope
+from epochal.layers.inputs import as_input
 from epochal.random import next_key
 
 _made = itertools.count()  # weights are listed in the order they were made
@@ -23,6 +25,12 @@ _made = itertools.count()  # weights are listed in the order they were made
 
 class _Assignable:
     """Keras's ways to read and change a variable."""
+
+    def set_value(self: Any, value: Any, **kwargs: Any) -> None:
+        """Replaces the value; not in a pass that only builds layers."""
+        call = scope.current()
+        if call is None or not call.dry:
+            super().set_value(value, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def assign(self: Any, value: Any) -> None:
         """Replaces the value; the shape must stay."""
@@ -40,6 +48,15 @@ class _Assignable:
         """The value as a NumPy array."""
         return np.asarray(self.get_value())
 
+    @property
+    def value(self: Any) -> Any:
+        """The value as a JAX array."""
+        return self.get_value()
+
+    @value.setter
+    def value(self: Any, value: Any) -> None:
+        assign(self, value)
+
 
 class Weight(_Assignable, nnx.Param):
     """An array that training changes."""
@@ -47,6 +64,42 @@ class Weight(_Assignable, nnx.Param):
 
 class Buffer(_Assignable, nnx.Variable):
     """An array that belongs to a layer but is not trained: moving statistics and the like."""
+
+
+def Variable(
+    initializer: Any,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    trainable: bool = True,
+    name: str = "variable",
+) -> Any:
+    """An array for a layer to keep as an attribute, made without `add_weight`.
+
+    Args:
+        initializer: the value; or what makes it of `shape`: an initializer's name, or a function of (shape, dtype).
+        shape: its shape, where `initializer` makes it.
+        dtype: its type; the value's, or float32.
+        trainable: whether training may change it.
+        name: its name in the layer.
+
+    Raises:
+        ValueError: an initializer without a shape.
+
+    Example:
+        >>> from epochal import Variable
+        >>> seen = Variable(0.0, trainable=False)
+        >>> seen.assign_add(2.0)
+        >>> float(seen.value)
+        2.0
+    """
+    if callable(initializer) or isinstance(initializer, str):
+        if shape is None:
+            raise ValueError(f"Expected a shape for a Variable made by {initializer!r}.")
+        made, sizes, kind = initializers.get(initializer), tuple(shape), jnp.dtype(dtype or "float32")
+    else:
+        value = as_input(initializer) if dtype is None else jnp.asarray(initializer, dtype)
+        made, sizes, kind = (lambda shape, dtype: value), value.shape, value.dtype
+    return new_weight(Weight if trainable else Buffer, name, sizes, kind, made, None)
 
 
 def assign(variable: nnx.Variable, value: Any) -> None:
@@ -61,6 +114,9 @@ def assign(variable: nnx.Variable, value: Any) -> None:
         name = variable.get_metadata().get("name", "weight")
         raise ValueError(f"Expected shape {old.shape} for {name!r}, got {new.shape}.")
     variable.set_value(new)
+    pending = _pending.get()
+    if pending is not None:  # what a layer's `build` assigns is not drawn any more
+        pending[:] = [item for item in pending if item.variable is not variable]
 
 
 @dataclass
@@ -138,3 +194,12 @@ def _draw(pending: list[_Pending]) -> None:
     drawn = jax.jit(lambda key: initializers.draw_together(wanted, key))(next_key())
     for item, value in zip(pending, drawn, strict=True):
         item.variable.set_value(value)
+
+
+def outside_of_trace(function: Callable, *args: Any) -> None:
+    """Runs `function` as if no JAX trace were under way, so that the arrays it makes belong to none.
+
+    JAX's trace is a property of the thread: a new thread has none. What is set by context variables goes along.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(contextvars.copy_context().run, function, *args).result()

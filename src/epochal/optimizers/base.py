@@ -42,6 +42,30 @@ class OptState(NamedTuple):
     slots: Any
 
 
+class Rate(float):
+    """A learning rate: a number with the ways of Keras's variables."""
+
+    _optimizer: Any
+
+    def __new__(cls, value: Any, optimizer: Any) -> Rate:
+        rate = super().__new__(cls, value)
+        rate._optimizer = optimizer
+        return rate
+
+    def assign(self, value: Any) -> None:
+        """Sets the optimizer's learning rate."""
+        self._optimizer.learning_rate = value
+
+    def numpy(self) -> np.ndarray:
+        """The number as a NumPy array."""
+        return np.asarray(self, np.float32)
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self)
+
+
 class Optimizer(Configurable):
     """The base of all optimizers. A rule of one's own overrides `new_slots` and `step`, both pure.
 
@@ -281,10 +305,10 @@ class Optimizer(Configurable):
             TypeError: set to a number while a schedule or function rules.
         """
         if self.scheduled:
-            return float(self._rate_at(np.int32(self.iterations)))
+            return Rate(self._rate_at(np.int32(self.iterations)), self)
         if self.state is None or np.float32(self._rate) == np.asarray(self.state.learning_rate):
-            return self._rate  # not rounded to float32
-        return float(self.state.learning_rate)
+            return Rate(self._rate, self)  # not rounded to float32
+        return Rate(self.state.learning_rate, self)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
@@ -377,7 +401,7 @@ class Optimizer(Configurable):
         config = super().get_config()
         config |= {k: getattr(self, k) for k in (*own, *_OPTIONS) if k in self.__dict__}
         ruler = self._schedule if self._schedule is not None else self._source
-        return {**config, "learning_rate": self.learning_rate if ruler is None else ruler}
+        return {**config, "learning_rate": float(self.learning_rate) if ruler is None else ruler}
 
     def _reject(self, others: dict[str, Any]) -> None:
         for name, value in others.items():
