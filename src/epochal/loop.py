@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -21,6 +22,60 @@ from epochal.objective import Tally
 from epochal.step import Steps, TestRunner, TrainRunner
 
 
+class Interrupts:
+    """Ctrl-C while a method runs: heard at once while data is waited for, otherwise where the model is whole.
+
+    The first press waits for the end of the execution or hook that is under way. The second is heard at once, but for
+    the moment between an execution's start, which uses up the model's arrays, and the arrival of the new ones. The
+    third is heard even there: it may be a step that hangs.
+    """
+
+    def __init__(self) -> None:
+        self._presses = 0
+        self._waiting = self._updating = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Takes Ctrl-C over; only the main thread can, and only where it is not ignored."""
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+            yield
+            return
+        signal.signal(signal.SIGINT, self._on_press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        self.check()  # a press in the last hook
+
+    def _on_press(self, number: int, frame: Any) -> None:
+        self._presses += 1
+        if self._waiting or self._presses > (2 if self._updating else 1):
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if Ctrl-C was pressed; called where the model is whole."""
+        if self._presses:
+            raise KeyboardInterrupt
+
+    def wait_for(self, data: Callable, *arguments: Any) -> Any:
+        """The result of a function that fetches data: data that never comes can be interrupted."""
+        self.check()
+        self._waiting = True
+        try:
+            return data(*arguments)
+        finally:
+            self._waiting = False
+
+    def whole(self, update: Callable[..., Tally], *arguments: Any) -> Tally:
+        """The result of a function that takes the model's arrays and leaves others."""
+        self._updating = True
+        try:
+            return update(*arguments)
+        finally:
+            self._updating = False
+
+
 @dataclass
 class Session:
     """One call of fit or evaluate: what it runs, and who watches.
@@ -31,7 +86,7 @@ class Session:
         callbacks: the user's callbacks, then the History.
         display: shows progress.
         steps_per_execution: "auto" or a number.
-        interrupted: set by Ctrl-C; looked at between executions.
+        interrupts: how Ctrl-C is heard.
         pace: steps per execution that passes of each kind have arrived at.
     """
 
@@ -40,7 +95,7 @@ class Session:
     callbacks: CallbackList
     display: Display
     steps_per_execution: int | str = "auto"
-    interrupted: threading.Event = field(default_factory=threading.Event)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
 
 
@@ -52,7 +107,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
     calls.call("on_train_begin", {})
     display.train_begin(epochs.stop)
     for epoch in epochs:
-        if not feed.begin(epoch):
+        if not session.interrupts.wait_for(feed.begin, epoch):
             _say_dry(feed, epoch, epochs)
             break
         calls.call("on_epoch_begin", epoch, {})
@@ -85,7 +140,7 @@ def _say_dry(feed: Feed, done: int, epochs: range) -> None:
 
 def test(session: Session, feed: Feed) -> Logs | None:
     """One pass over the data with the test program; the values over all examples, None where there are none."""
-    if not feed.begin(0):
+    if not session.interrupts.wait_for(feed.begin, 0):
         return None
     session.model.stop_evaluating = False
     session.callbacks.call("on_test_begin", {})
@@ -122,7 +177,8 @@ def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: Feed, epo
     tally: Tally | None = None
     watch = Watch(session, runner, feed.steps)
     blocks = feed.epoch(epoch, watch.chunk)
-    while not watch.stopped and (fetched := next(blocks, None)) is not None:  # nothing is fetched after the last batch
+    fetch = functools.partial(session.interrupts.wait_for, next, blocks, None)
+    while not watch.stopped and (fetched := fetch()) is not None:  # nothing is fetched after the last batch
         block, steps = fetched
         tally = runner.start(block) if tally is None else tally
         arguments = runner.arguments(block, tally)
@@ -133,7 +189,7 @@ def run_pass(session: Session, runner: TrainRunner | TestRunner, feed: Feed, epo
         while first < steps and not watch.stopped:
             last = min(first + watch.steps_ahead(), steps)
             watch.before()
-            tally = runner.run(executable, block, tally, first, last)
+            tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
             watch.after(last - first, tally)
             first = last
     watch.finish(tally)
@@ -175,8 +231,7 @@ class Watch:
 
     def before(self) -> None:
         """Before an execution."""
-        if self._session.interrupted.is_set():
-            raise KeyboardInterrupt
+        self._session.interrupts.check()
         if self._observed and self._done % (self._fixed or 1) == 0:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
 
@@ -211,25 +266,6 @@ class Watch:
         self._landed_at = now
 
 
-@contextmanager
-def interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Makes the first Ctrl-C wait for the end of the execution, which leaves the model whole; the second is at once."""
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
@@ -240,9 +276,8 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     model.stop_predicting = False
     calls.call("on_predict_begin", {})
     display.epoch_begin(0, steps)
-    for i, (x, rows) in enumerate(chunks):
-        if session.interrupted.is_set():
-            raise KeyboardInterrupt
+    fetch = functools.partial(session.interrupts.wait_for, next, chunks, None)
+    for i, (x, rows) in enumerate(iter(fetch, None)):
         x = jax.device_put(x)
         calls.call("on_predict_batch_begin", i, {})
         params, buffers = parts.collect()

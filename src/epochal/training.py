@@ -473,7 +473,7 @@ def spec_of(array: Any) -> jax.ShapeDtypeStruct:
 def running(session: loop.Session) -> Iterator[None]:
     """Ctrl-C and the display are set right again, by whatever way the method ends."""
     try:
-        with loop.interrupts(session.interrupted):
+        with session.interrupts.heard():
             yield
     finally:
         session.display.close()
