@@ -187,10 +187,11 @@ class Model(Layer):
             sample_weight: weights in the loss and the weighted metrics, shape (n,), or (n, t) for sequences.
             initial_epoch: index of the first epoch to run.
             steps_per_epoch: batches per epoch, from a stream that passes over the data again and again, each pass in a
-                new order; None is one pass, -1 an epoch that only `stop_training` ends. A generator goes on where the
-                last epoch ended; when it has ended, training does, with a warning.
+                new order; None is one pass, -1 an epoch that only `stop_training` ends, and so is None for data
+                without end. A generator goes on where the last epoch ended; when it has ended, training does, with a
+                warning.
             validation_steps: validate on the first so many batches only, the same ones every time; of a generator on
-                the next ones.
+                the next ones. Validation data without end needs it.
             validation_batch_size: as `batch_size`, which is the default.
             validation_freq: validate every so many epochs, or a container of epochs counted from 1.
             max_queue_size, workers, use_multiprocessing: how a `PyDataset`'s batches are made ahead; None leaves it to

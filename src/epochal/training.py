@@ -461,7 +461,7 @@ class Data:
             yield chunk
         self.stream.end_epoch()
         if self.stream.dry and limit is not None:
-            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=4)
+            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=5)
 
 
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:
