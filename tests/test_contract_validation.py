@@ -296,7 +296,7 @@ SOAK = """
         "arrays": {"x": x, "y": y, "validation_split": 0.3},
         "dataset": {"x": Plain(batches(x, y, size=64)), "validation_data": Plain(batches(x, y, size=64))},
     }[sys.argv[2]]
-    for epochs in (50, 200):
+    for epochs in (300, 300):
         model.fit(**data, epochs=epochs, verbose=0)
         print(resident())
 """
@@ -305,8 +305,8 @@ SOAK = """
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_G6_resident_memory_does_not_grow(kind: str) -> None:
-    """200 epochs on 4 MB of data: a copy left behind in one of a hundred would be seen."""
+    """300 epochs on 4 MB of data: a copy left behind in one of a hundred would be seen."""
     command = [sys.executable, "-c", textwrap.dedent(SOAK), os.path.dirname(__file__), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     early, late = map(int, done.stdout.split())
-    assert late - early < 4096  # kB
+    assert late - early < 8192  # kB
