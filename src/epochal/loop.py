@@ -231,9 +231,9 @@ class Watch:
 
     def before(self) -> None:
         """Before an execution."""
-        self._session.interrupts.check()
         if self._observed and self._done % (self._fixed or 1) == 0:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", self._done, {})
+        self._session.interrupts.check()
 
     def after(self, steps: int, tally: Tally) -> None:
         """After an execution of so many steps was sent off."""
@@ -302,4 +302,5 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
 
 
 def _fetch(outputs: Any, rows: int) -> Any:
-    return jax.tree.map(lambda a: np.asarray(a)[:rows], outputs)
+    """Copies, since on a CPU what `asarray` gives is the device's memory."""
+    return jax.tree.map(lambda a: np.asarray(a)[:rows].copy(), outputs)

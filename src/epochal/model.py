@@ -371,9 +371,22 @@ class Model(Layer):
 
     def reset_states(self) -> None:
         """Sets the states of stateful layers to their first values."""
-        for layer in walk(self):
-            if layer is not self and getattr(layer, "stateful", False):
-                layer.reset_states()  # pyright: ignore[reportAttributeAccessIssue]
+        for layer in self.stateful_layers():
+            layer.reset_states()
+
+    def fix_batch_size(self, batch_size: int) -> None:
+        """Tells stateful layers of how many examples every batch is; the first data does it otherwise.
+
+        Raises:
+            ValueError: they know already, and of another size.
+        """
+        for layer in self.stateful_layers():
+            if hasattr(layer, "fix_batch_size"):  # a user's layer may do without
+                layer.fix_batch_size(batch_size)
+
+    def stateful_layers(self) -> list[Any]:
+        """The layers that keep something from batch to batch, also in `predict`."""
+        return [layer for layer in walk(self) if layer is not self and getattr(layer, "stateful", False)]
 
     def programs(self) -> dict[str, int]:
         """How many programs of each kind ("train", "test", "predict") the model has compiled."""

@@ -41,6 +41,9 @@ class Parts:
         leaves, self.structure = jax.tree.flatten(state)
         if len(nodes) != len(leaves):
             raise ValueError(f"Expected one array in every variable of {type(module).__name__}, found a tree in one.")
+        for node in nodes:
+            if isinstance(node, nnx.Variable) and isinstance(node.get_raw_value(), np.ndarray):
+                node.set_raw_value(jnp.asarray(node.get_raw_value()))  # the first states of stateful layers
         trains = {id(t.variable) for t in tracked(module) if t.trainable}
         self.nodes = nodes
         self.trained = tuple(i for i, node in enumerate(nodes) if id(node) in trains)
