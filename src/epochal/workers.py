@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import pickle
 import queue
 import signal
@@ -162,7 +163,9 @@ class _Processes:
     def __init__(self, dataset: Any, workers: int):
         self._dataset = dataset
         self._folder = tempfile.TemporaryDirectory(prefix="epochal-workers-")
-        self._pool = loky.ProcessPoolExecutor(max_workers=workers, initializer=_start_worker)
+        # Should a batch be made with JAX: the accelerator belongs to the process that trains.
+        environment = {"JAX_PLATFORMS": "cpu"}
+        self._pool = loky.ProcessPoolExecutor(max_workers=workers, initializer=_start_worker, env=environment)
         self._first_call = self._pool.submit(int)
         self._copy: Path | None = None
 
@@ -201,6 +204,7 @@ class _Processes:
 def _start_worker() -> None:
     """A terminal sends Ctrl-C to all processes: the one that trains hears it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loky.process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # a large dataset that is loaded is no leak
 
 
 @functools.lru_cache(maxsize=1)
