@@ -151,10 +151,17 @@ def test_E8_processes_keep_the_order_raise_what_was_raised_and_see_what_an_epoch
             list(pool.batches(range(6)))
         data.acts = {1: "inner"}
         assert list(pool.batches([1])) == [6]
+        data.acts = {}
         stopped = pool.batches(range(12))
         assert next(stopped)[0] == 0
         stopped.close()  # training that stops in mid-epoch
         assert [b[0] for b in pool.batches(range(12))][-1:] == [11]
+        data.acts = dict.fromkeys(range(12), "late")
+        stopped = pool.batches(range(12))
+        next(stopped)
+        stopped.close()
+        data.acts = {}
+        assert next(pool.batches(range(12)))[0] == 0  # what nobody waits for any more is not made
         data.lock = threading.Lock()
         with pytest.raises(TypeError, match=r"Tasks cannot be copied to a worker process.*use_multiprocessing=False"):
             list(pool.batches(range(6)))
@@ -175,6 +182,15 @@ def test_E8_a_process_that_hangs_is_a_timeout_error_with_advice() -> None:
         with pytest.raises(TimeoutError, match=advice):
             got.extend(b[0] for b in pool.batches(range(12)))
         assert children() == []
+
+
+def test_E8_ending_while_many_batches_are_under_way_leaves_no_process_and_says_nothing(capfd: Any) -> None:
+    data = Tasks(dict.fromkeys(range(1, 40), "late"), length=40)
+    with Closing(Workers(data, 1, True, 20, 60.0)) as pool:
+        stopped = pool.batches(range(40))
+        assert next(stopped)[0] == 0
+        stopped.close()
+    assert capfd.readouterr().err == ""  # loky would print that a cancelled batch cannot be given up
 
 
 @pytest.mark.slow
