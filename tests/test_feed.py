@@ -29,7 +29,7 @@ def batches(feed: ArrayFeed, epoch: int) -> list[list[int]]:
 
 @settings(max_examples=30, deadline=None)
 @given(**SIZES, shuffle=st.sampled_from([True, False, "batch"]), exact=st.booleans(), epoch=st.integers(0, 5))
-def test_an_epoch_is_every_example_once(n: int, m: int, shuffle: bool | str, exact: bool, epoch: int) -> None:
+def test_F2_an_epoch_is_every_example_once(n: int, m: int, shuffle: bool | str, exact: bool, epoch: int) -> None:
     feed = ArrayFeed(as_examples(np.arange(n)[:, None]), m, shuffle, 3, exact)
     found = batches(feed, epoch)
     assert len(found) == feed.steps == -(-n // min(m, n))
@@ -39,7 +39,7 @@ def test_an_epoch_is_every_example_once(n: int, m: int, shuffle: bool | str, exa
 
 @settings(max_examples=20, deadline=None)
 @given(**SIZES, steps=st.integers(1, 7), exact=st.booleans())
-def test_epochs_of_some_steps_cut_the_same_stream_of_passes(n: int, m: int, steps: int, exact: bool) -> None:
+def test_F3_epochs_of_some_steps_cut_the_same_stream_of_passes(n: int, m: int, steps: int, exact: bool) -> None:
     data = as_examples(np.arange(n)[:, None])
     whole = ArrayFeed(data, m, True, 1, exact)
     stream = [batch for number in range(8) for batch in batches(whole, number)]

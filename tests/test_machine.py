@@ -134,7 +134,7 @@ def test_eager_steps_run_python_in_call_every_time() -> None:
     assert seen.count((16, 10)) == 4
 
 
-def test_a_padded_short_batch_gives_the_update_of_the_short_batch_itself() -> None:
+def test_F2_a_padded_short_batch_gives_the_update_of_the_short_batch_itself() -> None:
     x, y = digits(50)  # 32 + 18
     padded = small(batch_norm=True, optimizer="sgd")
     padded.fit(x, y, batch_size=32, shuffle=False, verbose=0)
@@ -181,7 +181,7 @@ def test_sums_count_beyond_the_precision_of_float32() -> None:
     assert np.asarray(sums, np.float64).sum() == 2**24 + 1000
 
 
-def test_evaluate_does_not_depend_on_the_batch_size() -> None:
+def test_H4_evaluate_does_not_depend_on_the_batch_size() -> None:
     x, y = digits(331)
     model = small(metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3)])
     model.fit(x, y, verbose=0)
@@ -301,7 +301,7 @@ def test_callbacks_see_and_may_set_weights_at_every_hook() -> None:
     np.testing.assert_allclose(model.predict(x[:3], verbose=0), 0.1)
 
 
-def test_ctrl_c_finishes_the_step_and_leaves_a_model_that_goes_on() -> None:
+def test_H7_ctrl_c_finishes_the_step_and_leaves_a_model_that_goes_on() -> None:
     x, y = digits(640)
     model = small()
 
@@ -320,7 +320,7 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_model_that_goes_on() -> None:
     assert model.optimizer.iterations == 24
 
 
-def test_an_exception_in_a_callback_keeps_its_type_and_the_model_its_weights() -> None:
+def test_H7_an_exception_in_a_callback_keeps_its_type_and_the_model_its_weights() -> None:
     x, y = digits(96)
     model = small()
 
@@ -351,24 +351,6 @@ def test_two_models_train_in_two_threads_without_disturbing_each_other() -> None
         thread.join()
     for model, weights in zip(models, expected, strict=True):
         assert same(model.get_weights(), weights)
-
-
-def test_training_inside_a_jax_transformation_is_refused() -> None:
-    x, y = digits(32)
-    model = small()
-    for method in (lambda: model.fit(x, y), lambda: model.evaluate(x, y), lambda: model.predict(x)):
-        with pytest.raises(RuntimeError, match="tracing"):
-            jax.jit(lambda method=method: method() and 0)()
-
-
-def test_never_compiled_is_said() -> None:
-    x, y = digits(32)
-    model = keras.Sequential([layers.Dense(10, input_shape=(64,))])
-    with pytest.raises(RuntimeError, match="compile"):
-        model.fit(x, y)
-    with pytest.raises(RuntimeError, match="compile"):
-        model.evaluate(x, y)
-    assert model.predict(x, verbose=0).shape == (32, 10)
 
 
 def test_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:

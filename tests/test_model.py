@@ -125,7 +125,7 @@ def test_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
         model.fit(x, np.stack([y, y], 1), verbose=0)
 
 
-def test_epochs_and_initial_epoch() -> None:
+def test_F1_epochs_and_initial_epoch() -> None:
     model = classifier()
     history = model.fit(X, Y, epochs=5, initial_epoch=3, verbose=0)
     assert history.epoch == [3, 4]
@@ -139,7 +139,7 @@ def test_epochs_and_initial_epoch() -> None:
     assert model.fit(X, Y, epochs=0, verbose=0).history == {}
 
 
-def test_validation_freq() -> None:
+def test_G3_validation_freq() -> None:
     model = classifier()
     history = model.fit(X, Y, epochs=6, validation_split=0.25, validation_freq=2, verbose=0).history
     assert len(history["loss"]) == 6
@@ -252,7 +252,7 @@ def test_K_a_subclass_of_model_trains() -> None:
     assert len(model.trainable_weights) == 6
 
 
-def test_memory_does_not_grow_from_epoch_to_epoch() -> None:
+def test_G6_memory_does_not_grow_from_epoch_to_epoch() -> None:
     import jax
 
     model = classifier()
@@ -263,7 +263,7 @@ def test_memory_does_not_grow_from_epoch_to_epoch() -> None:
     assert counts[-1] <= counts[5]
 
 
-def test_train_on_batch_is_a_fit_of_one_batch() -> None:
+def test_H3_train_on_batch_is_a_fit_of_one_batch() -> None:
     a, b = classifier(), classifier()
     b.set_weights(a.get_weights())
     for model in (a, b):
@@ -276,7 +276,7 @@ def test_train_on_batch_is_a_fit_of_one_batch() -> None:
     assert a.optimizer.iterations == 2
 
 
-def test_running_values_of_batches_and_their_reset() -> None:
+def test_H3_running_values_of_batches_and_their_reset() -> None:
     model = classifier()
     model.test_on_batch(X[:10], Y[:10])
     running = model.test_on_batch(X[10:40], Y[10:40], reset_metrics=False, return_dict=True)
@@ -288,7 +288,7 @@ def test_running_values_of_batches_and_their_reset() -> None:
     assert model.test_on_batch(X[10:40], Y[10:40], reset_metrics=False) == alone
 
 
-def test_weights_of_one_batch() -> None:
+def test_H3_weights_of_one_batch() -> None:
     model = classifier()
     model.compile(keras.optimizers.SGD(0.0), "ce")
     plain = model.test_on_batch(X[:8], Y[:8])

@@ -59,7 +59,7 @@ def test_what_is_said_of_data_that_does_not_fit(name: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(10, 0.2), (10, 0.25), (7, 0.5), (100, 0.999), (3, 0.4)])
-def test_validation_is_the_last_rows(n: int, fraction: float) -> None:
+def test_G1_validation_is_the_last_rows(n: int, fraction: float) -> None:
     data = as_examples(np.arange(n)[:, None], np.arange(n), np.arange(n))
     if int(n * (1 - fraction)) == 0:
         with pytest.raises(ValueError, match="leaves none for training"):
@@ -73,12 +73,12 @@ def test_validation_is_the_last_rows(n: int, fraction: float) -> None:
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, "half", True])
-def test_a_validation_split_that_is_no_fraction(fraction: Any) -> None:
+def test_G1_a_validation_split_that_is_no_fraction(fraction: Any) -> None:
     with pytest.raises(ValueError, match="validation_split"):
         split(as_examples(np.ones((4, 1))), fraction)
 
 
-def test_validation_data_in_another_form() -> None:
+def test_G2_validation_data_in_another_form() -> None:
     with pytest.raises(ValueError, match="validation_data="):
         as_validation(np.ones((3, 2)))
     with pytest.raises(ValueError, match="validation_data="):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -24,6 +25,75 @@ from epochal.resume import Backup, Mark, Saved
 from epochal.step import Program, Steps, TestRunner, TrainRunner
 
 
+class Interrupts:
+    """Ctrl-C while a method runs: heard at once while data is waited for, otherwise where the model is whole.
+
+    The first press waits for the end of the execution or hook that is under way. The second is heard at once, but for
+    the moment between an execution's start, which uses up the model's arrays, and the arrival of the new ones. The
+    third is heard even there: it may be a step that hangs. Where the run is kept SIGTERM is heard like Ctrl-C;
+    elsewhere nothing would come of waiting.
+
+    Attributes:
+        keep: called where the model is whole, before the method ends; None does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.keep: Callable[[], None] | None = None
+        self._presses = 0
+        self._waiting = self._updating = self._terminated = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Takes the signals over; only the main thread can, and only where they are not ignored."""
+        numbers = [signal.SIGINT, *([] if self.keep is None else [signal.SIGTERM])]
+        before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) not in (None, signal.SIG_IGN)}
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for number in before:
+            signal.signal(number, self._on_press)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.check()  # a press in the last hook
+
+    def _on_press(self, number: int, frame: Any) -> None:
+        self._presses += 1
+        self._terminated = number == signal.SIGTERM
+        if self._waiting or self._presses > (2 if self._updating else 1):
+            raise self._ending()
+
+    def _ending(self) -> BaseException:
+        return SystemExit(128 + signal.SIGTERM) if self._terminated else KeyboardInterrupt()
+
+    def check(self) -> None:
+        """Where the model is whole: raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
+        if self._presses:
+            if self.keep is not None:
+                self.keep()
+            raise self._ending()
+
+    def wait_for(self, data: Callable, *arguments: Any) -> Any:
+        """The result of a function that fetches data: data that never comes can be interrupted."""
+        self.check()
+        self._waiting = True
+        try:
+            return data(*arguments)
+        finally:
+            self._waiting = False
+            self.check()
+
+    def whole(self, update: Callable[..., Tally], *arguments: Any) -> Tally:
+        """The result of a function that takes the model's arrays and leaves others."""
+        self._updating = True
+        try:
+            return update(*arguments)
+        finally:
+            self._updating = False
+
+
 @dataclass
 class Session:
     """One call of fit or evaluate: what it runs, and who watches.
@@ -36,8 +106,7 @@ class Session:
         steps_per_execution: "auto" or a number.
         backup: keeps the run as it goes; None does not.
         saved: what the run goes on from; None starts it.
-        interrupted: set by a signal; looked at between executions.
-        terminated: whether that signal was to end the process.
+        interrupts: how Ctrl-C is heard.
         pace: steps per execution that passes of each kind have arrived at.
     """
 
@@ -48,22 +117,8 @@ class Session:
     steps_per_execution: int | str = "auto"
     backup: Backup | None = None
     saved: Saved | None = None
-    interrupted: threading.Event = field(default_factory=threading.Event)
-    terminated: bool = False
+    interrupts: Interrupts = field(default_factory=Interrupts)
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
-
-    def heed_signals(self) -> None:
-        """Ends a run that was asked to end, between two executions; it is kept first.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C.
-            SystemExit: after SIGTERM.
-        """
-        if not self.interrupted.is_set():
-            return
-        if self.backup is not None:
-            self.backup.now()
-        raise SystemExit(128 + signal.SIGTERM) if self.terminated else KeyboardInterrupt
 
 
 def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
@@ -78,7 +133,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
     if saved is not None and not start.within:
         saved.put_back()
     for epoch in range(start.epoch, start.epoch if saved is not None and saved.stop else epochs.stop):
-        if not start.within and not feed.begin(epoch):
+        if not start.within and not session.interrupts.wait_for(feed.begin, epoch):
             _say_dry(feed, epoch, epochs)
             break
         calls.on_epoch_begin(epoch)
@@ -118,7 +173,7 @@ def _say_dry(feed: Feed, done: int, epochs: range) -> None:
 
 def test(session: Session, feed: Feed) -> Logs | None:
     """One pass over the data with the test program; the values over all examples, None where there are none."""
-    if not feed.begin(0):
+    if not session.interrupts.wait_for(feed.begin, 0):
         return None
     session.model.stop_evaluating = False
     session.callbacks.on_test_begin()
@@ -162,7 +217,8 @@ def run_pass(
     tally = start.tally if start is not None else None
     watch = Watch(session, runner, feed, epoch, start)
     blocks = feed.epoch(epoch, watch.chunk)
-    while not watch.stopped and (stretch := next(blocks, None)) is not None:  # nothing is fetched after the last batch
+    fetch = functools.partial(session.interrupts.wait_for, next, blocks, None)
+    while not watch.stopped and (stretch := fetch()) is not None:  # nothing is fetched after the last batch
         block, first, sizes = stretch
         tally = runner.start(block) if tally is None else tally
         arguments = runner.arguments(block, tally)
@@ -170,7 +226,7 @@ def run_pass(
         while first < len(sizes) and not watch.stopped:
             last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
-            tally = runner.run(executable, block, tally, first, last)
+            tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
             watch.after(sizes[first:last], tally)
             first = last
     return watch.finish(tally)
@@ -232,9 +288,10 @@ class Watch:
 
     def before(self) -> None:
         """Before an execution."""
-        self._session.heed_signals()
+        self._session.interrupts.check()
         if self._observed and self.done % (self._fixed or 1) == 0:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", self.done, {})
+            self._session.interrupts.check()
 
     def after(self, sizes: np.ndarray, tally: Tally) -> None:
         """After an execution was sent off, of steps with batches of these sizes."""
@@ -281,35 +338,6 @@ class Watch:
         self._landed_at = now
 
 
-@contextmanager
-def interrupts(session: Session) -> Iterator[None]:
-    """Makes the first Ctrl-C wait for the end of the execution, which leaves the model whole; the second is at once.
-
-    SIGTERM likewise, where the run is kept; elsewhere nothing would come of waiting.
-    """
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield
-        return
-    heeded = [signal.SIGINT, *([signal.SIGTERM] if session.backup is not None else [])]
-    before = {number: signal.getsignal(number) for number in heeded}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def on_signal(number: int, frame: Any) -> None:
-        restore()
-        session.terminated = number == signal.SIGTERM
-        session.interrupted.set()
-
-    for number in heeded:
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        restore()
-
-
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
@@ -323,8 +351,8 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
     model.stop_predicting = False
     calls.on_predict_begin()
     display.epoch_begin(0, steps)
-    for i, (x, rows) in enumerate(chunks):
-        session.heed_signals()
+    fetch = functools.partial(session.interrupts.wait_for, next, chunks, None)
+    for i, (x, rows) in enumerate(iter(fetch, None)):
         x = jax.device_put(x)
         if i % group == 0:
             calls.on_predict_batch_begin(i)
@@ -359,4 +387,5 @@ def _tell_outputs(calls: CallbackList, results: list[Any], told: int) -> int:
 
 
 def _fetch(outputs: Any, rows: int) -> Any:
-    return jax.tree.map(lambda a: np.asarray(a)[:rows], outputs)
+    """Copies, since on a CPU what `asarray` gives is the device's memory."""
+    return jax.tree.map(lambda a: np.asarray(a)[:rows].copy(), outputs)

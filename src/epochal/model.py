@@ -208,10 +208,11 @@ class Model(Layer):
             sample_weight: weights in the loss and the weighted metrics, shape (n,), or (n, t) for sequences.
             initial_epoch: index of the first epoch to run.
             steps_per_epoch: batches per epoch, from a stream that passes over the data again and again, each pass in a
-                new order; None is one pass, -1 an epoch that only `stop_training` ends. A generator goes on where the
-                last epoch ended; when it has ended, training does, with a warning.
+                new order; None is one pass, -1 an epoch that only `stop_training` ends, and so is None for data
+                without end. A generator goes on where the last epoch ended; when it has ended, training does, with a
+                warning.
             validation_steps: validate on the first so many batches only, the same ones every time; of a generator on
-                the next ones.
+                the next ones. Validation data without end needs it.
             validation_batch_size: as `batch_size`, which is the default.
             validation_freq: validate every so many epochs, or a container of epochs counted from 1.
             max_queue_size, workers, use_multiprocessing: how a `PyDataset`'s batches are made ahead; None leaves it to
@@ -397,9 +398,22 @@ class Model(Layer):
 
     def reset_states(self) -> None:
         """Sets the states of stateful layers to their first values."""
-        for layer in walk(self):
-            if layer is not self and getattr(layer, "stateful", False):
-                layer.reset_states()  # pyright: ignore[reportAttributeAccessIssue]
+        for layer in self.stateful_layers():
+            layer.reset_states()
+
+    def fix_batch_size(self, batch_size: int) -> None:
+        """Tells stateful layers of how many examples every batch is; the first data does it otherwise.
+
+        Raises:
+            ValueError: they know already, and of another size.
+        """
+        for layer in self.stateful_layers():
+            if hasattr(layer, "fix_batch_size"):  # a user's layer may do without
+                layer.fix_batch_size(batch_size)
+
+    def stateful_layers(self) -> list[Any]:
+        """The layers that keep something from batch to batch, also in `predict`."""
+        return [layer for layer in walk(self) if layer is not self and getattr(layer, "stateful", False)]
 
     def programs(self) -> dict[str, int]:
         """How many programs of each kind ("train", "test", "predict") the model has compiled."""

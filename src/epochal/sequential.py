@@ -151,6 +151,8 @@ class Sequential(Model):
             return  # an axis is open: the first data decides
         dtype = self._input.dtype if self._input is not None else "float32"
         self.build_from(jax.ShapeDtypeStruct((2, *shape), jnp.dtype(dtype)))
+        if self._input is not None and self._input.shape[0] is not None:
+            self.fix_batch_size(self._input.shape[0])
 
     def call(self, x: Any) -> Any:
         if not self.layers:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -39,6 +41,9 @@ class Parts:
         leaves, self.structure = jax.tree.flatten(state)
         if len(nodes) != len(leaves):
             raise ValueError(f"Expected one array in every variable of {type(module).__name__}, found a tree in one.")
+        for node in nodes:
+            if isinstance(node, nnx.Variable) and isinstance(node.get_raw_value(), np.ndarray):
+                node.set_raw_value(jnp.asarray(node.get_raw_value()))  # the first states of stateful layers
         trains = {id(t.variable) for t in tracked(module) if t.trainable}
         self.nodes = nodes
         self.trained = tuple(i for i, node in enumerate(nodes) if id(node) in trains)
@@ -92,6 +97,26 @@ class Parts:
                 "Make all variables in __init__ or build."
             )
         return tuple(leaves[i] for i in self.kept)
+
+
+def host_copy(tree: Any) -> Any:
+    """Copies of arrays in the host's memory; of random keys their data."""
+    return jax.tree.map(lambda a: np.array(jax.random.key_data(a) if _is_key(a) else a), tree)
+
+
+def on_device(copy: Any, like: Any) -> Any:
+    """What `host_copy` made of the arrays `like`, where they were; these may have been donated since."""
+
+    def back(data: np.ndarray, array: Array) -> Array:
+        if _is_key(array):
+            return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(array))
+        return jax.device_put(data, array.sharding)
+
+    return jax.tree.map(back, copy, like)
+
+
+def _is_key(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _read(node: Any) -> Array:

@@ -17,7 +17,23 @@ from epochal.feed import Batch, Block, take
 from epochal.masks import get_mask, set_mask
 from epochal.objective import Logs, Means, Objective, Tally
 from epochal.optimizers import Optimizer
-from epochal.state import Parts, TrainState
+from epochal.state import Parts, TrainState, host_copy, on_device
+
+
+@dataclass
+class Executable:
+    """A compiled program.
+
+    Attributes:
+        function: what to call.
+        proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
+    """
+
+    function: Callable
+    proven: bool = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
 
 
 class Program:
@@ -33,9 +49,9 @@ class Program:
     """
 
     def __init__(self, function: Callable, donate: tuple[int, ...] = (), eager: bool = False):
-        self._function = function
+        self._function, self._python = function, eager
         self._jit = None if eager else jax.jit(function, donate_argnums=donate)
-        self._executables: dict[Any, Callable] = {}
+        self._executables: dict[Any, Executable] = {}
         self.compile_seconds = 0.0
 
     @property
@@ -43,26 +59,51 @@ class Program:
         """How many programs have been compiled."""
         return len(self._executables)
 
+    @property
+    def may_raise(self) -> bool:
+        """Whether a run may end in an exception: it is plain Python, calls Python, or looks for NaN.
+
+        Such a program leaves its arguments alive.
+        """
+        return self._python or _checks_numbers()
+
     def ready(self, *arguments: Any) -> bool:
         """Whether calling with these arguments compiles nothing."""
         return self._jit is None or _signature(arguments) in self._executables
 
-    def executable(self, *arguments: Any) -> Callable:
+    def executable(self, *arguments: Any) -> Executable:
         """What to call for arguments of these shapes; compiled at the first request."""
         if self._jit is None:
-            return self._function
+            return Executable(self._function)
         key = _signature(arguments)
         found = self._executables.get(key)
         if found is None:
             start = time.perf_counter()
-            found = self._executables[key] = self._jit.lower(*arguments).compile()
+            traced = self._jit.trace(*arguments)
+            if _calls_python(traced.jaxpr.jaxpr):
+                self._python = True
+                traced = jax.jit(self._function).trace(*arguments)
+            found = self._executables[key] = Executable(traced.lower().compile())
             self.compile_seconds += time.perf_counter() - start
         return found
 
 
+def _calls_python(jaxpr: Any) -> bool:
+    """Whether a program calls Python functions when it runs: `jax.pure_callback` and its like."""
+    if any("callback" in equation.primitive.name for equation in jaxpr.eqns):
+        return True
+    inner = jax.tree.leaves([equation.params for equation in jaxpr.eqns], is_leaf=lambda a: hasattr(a, "eqns"))
+    return any(_calls_python(getattr(part, "jaxpr", part)) for part in inner if hasattr(part, "eqns"))
+
+
 def _signature(arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(a), a.dtype) for a in leaves)
+    return structure, tuple((np.shape(a), a.dtype) for a in leaves), _checks_numbers()
+
+
+def _checks_numbers() -> bool:
+    """Whether JAX looks for NaN in all results; it donates no arguments then."""
+    return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -317,13 +358,40 @@ class TrainRunner:
         """What the program takes, for compiling."""
         return (self.state(), tally, block, self._draw, np.int32(0), np.int32(0))
 
-    def run(self, executable: Callable, block: Block, tally: Tally, first: int, last: int) -> Tally:
-        """Steps first … last-1 of the block; returns the tally so far."""
-        state, tally = executable(self.state(), tally, block, self._draw, np.int32(first), np.int32(last))
+    def run(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
+        """Steps first … last-1 of the block; returns the tally so far.
+
+        Raises:
+            Exception: whatever a step raises; the model then holds the arrays of the last complete one.
+        """
+        if executable.proven and not self.program.may_raise:
+            return self._update(executable, self.state(), block, tally, first, last)
+        for i in range(first, last):  # step by step, and each is waited for
+            state = self.state()
+            copy = None if self.program.may_raise else host_copy(state)
+            try:
+                tally = self._update(executable, state, block, tally, i, i + 1)
+            except jax.errors.JaxRuntimeError:
+                if copy is not None:
+                    self._keep(on_device(copy, state))
+                raise
+        executable.proven = True
+        return tally
+
+    def _update(
+        self, executable: Executable, state: TrainState, block: Block, tally: Tally, first: int, last: int
+    ) -> Tally:
+        state, tally = executable(state, tally, block, self._draw, np.int32(first), np.int32(last))
+        if self.program.may_raise or not executable.proven:
+            jax.block_until_ready(state)
+        self._keep(state)
+        return tally
+
+    def _keep(self, state: TrainState) -> None:
+        """Leaves these arrays in the model and the optimizer."""
         self.steps.parts.publish(state.params, state.buffers)
         assert self.steps.optimizer is not None
         self.steps.optimizer.state = state.opt
-        return tally
 
 
 class TestRunner:
@@ -349,7 +417,7 @@ class TestRunner:
         """What the program takes, for compiling."""
         return (*self.steps.parts.collect(), tally, block, np.int32(0), np.int32(0))
 
-    def run(self, executable: Callable, block: Block, tally: Tally, first: int, last: int) -> Tally:
+    def run(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
         """Steps first … last-1 of the block; returns the tally so far."""
         params, buffers = self.steps.parts.collect()
         kept, tally = executable(params, buffers, tally, block, np.int32(first), np.int32(last))

@@ -386,9 +386,9 @@ def _length_of(dataset: Any) -> int | None:
 class Workforce:
     """`workers`, `use_multiprocessing` and `max_queue_size` of a method; None leaves it to the dataset."""
 
-    workers: int | None = None
-    use_multiprocessing: bool | None = None
-    max_queue_size: int | None = None
+    workers: Any = None
+    use_multiprocessing: Any = None
+    max_queue_size: Any = None
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("max_queue_size", 1)):

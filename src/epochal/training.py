@@ -167,6 +167,7 @@ class Training:
                 )
         stream, first = self._opened(x, method, way, closing)
         data = Data(self, self.aligned(first), stream=stream, class_weight=class_weight)
+        self._fix_batch_size(first.n, first.n)
         self.weighted(data.first, class_weight)  # refused before anything is trained
         return data
 
@@ -176,18 +177,21 @@ class Training:
         if not is_stream(x):
             examples = self.matched(sources.as_examples(x, method="predict"))
             size = checked_batch_size(way.batch_size, examples.n)
-            self._refuse_remainder(examples.n, size)
+            self._fix_batch_size(size, examples.n)
             return Data(self, examples, way=replace(way, batch_size=size))
         if way.batch_size is not None:
             raise ValueError(f"predict() got batch_size beside a {type(x).__name__}: expected None.")
         stream, first = self._opened(x, "predict", way, closing)
-        return Data(self, self.matched(first), stream=stream)
+        data = Data(self, self.matched(first), stream=stream)
+        self._fix_batch_size(first.n, first.n)
+        return data
 
     def batch(self, method: str, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Examples:
         """One batch for `train_on_batch` and the like."""
         self.ready_to(method)
-        examples = sources.as_examples(x, y, sample_weight, method=method)
-        return self.weighted(self.aligned(examples.read()), class_weight)
+        examples = self.aligned(sources.as_examples(x, y, sample_weight, method=method).read())
+        self._fix_batch_size(examples.n, examples.n)
+        return self.weighted(examples, class_weight)
 
     def _opened(self, x: Any, method: str, way: Way, closing: ExitStack) -> tuple[Stream, Examples]:
         stream = as_stream(
@@ -209,19 +213,21 @@ class Training:
     def _of_arrays(self, examples: Examples, way: Way, class_weight: Any = None) -> Data:
         examples = self.aligned(examples)
         size = checked_batch_size(way.batch_size, examples.n)
-        self._refuse_remainder(examples.n, size)
+        self._fix_batch_size(size, examples.n)
         way = replace(way, batch_size=size)
         if examples.lazy:
             stream = lazy_batches(examples, size, way.shuffle, way.seed, way.limit, way.again)
             return Data(self, examples, way=way, stream=stream, class_weight=class_weight)
         return Data(self, self.weighted(examples, class_weight), way=way)
 
-    def _refuse_remainder(self, n: int, batch_size: int) -> None:
-        if n % batch_size and self.parts().stateful:
+    def _fix_batch_size(self, batch_size: int, n: int) -> None:
+        """A stateful model learns of how many examples a batch is; n, those of all batches, must be a multiple."""
+        if n % batch_size and self.model.stateful_layers():
             raise ValueError(
                 f"A stateful model keeps one state per row of the batch: expected a number of examples that batch_size="
                 f"{batch_size} divides, got {n}."
             )
+        self.model.fix_batch_size(batch_size)
 
     def matched(self, examples: Examples) -> Examples:
         """Inputs in the model's structure; builds the model for its first data, and checks what comes later."""
@@ -457,6 +463,7 @@ class Keeping:
             session.backup = Backup(
                 self._store, run, settings.steps, settings.seconds, final=not settings.delete_checkpoint
             )
+            session.interrupts.keep = session.backup.now
 
     def end(self) -> None:
         """After training has come to its end."""
@@ -538,7 +545,7 @@ class Data:
             yield chunk
         self.stream.end_epoch()
         if self.stream.dry and limit is not None:
-            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=4)
+            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=5)
 
 
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:
@@ -550,7 +557,7 @@ def spec_of(array: Any) -> jax.ShapeDtypeStruct:
 def running(session: loop.Session) -> Iterator[None]:
     """Ctrl-C and the display are set right again by whatever way the method ends; callbacks learn of an exception."""
     try:
-        with loop.interrupts(session):
+        with session.interrupts.heard():
             yield
     except BaseException as error:
         session.callbacks.call("on_exception", error)

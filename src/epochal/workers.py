@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+import os
 import pickle
 import queue
 import signal
@@ -105,8 +107,8 @@ class Workers:
         )
 
     def _cancel(self) -> None:
-        for _, future in self._waiting:
-            future.cancel()
+        if self._pool is not None:
+            self._pool.drop([future for _, future in self._waiting])
         self._waiting.clear()
 
     def close(self) -> None:
@@ -133,6 +135,11 @@ class _Threads:
 
     def wait_for_start(self) -> None:
         """Nothing to do: threads start at once."""
+
+    def drop(self, futures: list[Future]) -> None:
+        """Nobody waits for these batches any more."""
+        for future in futures:
+            future.cancel()
 
     def submit(self, number: int) -> Future:
         future: Future = Future()
@@ -162,12 +169,18 @@ class _Processes:
     def __init__(self, dataset: Any, workers: int):
         self._dataset = dataset
         self._folder = tempfile.TemporaryDirectory(prefix="epochal-workers-")
-        self._pool = loky.ProcessPoolExecutor(max_workers=workers, initializer=_start_worker)
+        # Should a batch be made with JAX: the accelerator belongs to the process that trains.
+        environment = {"JAX_PLATFORMS": "cpu"}
+        self._pool = loky.ProcessPoolExecutor(max_workers=workers, initializer=_start_worker, env=environment)
         self._first_call = self._pool.submit(int)
         self._copy: Path | None = None
+        self._turns, self._turn = 0, Path()
 
     def renew(self) -> None:
         """Writes the dataset down for the workers, if it has changed since."""
+        self._turns += 1
+        self._turn = Path(self._folder.name) / f"turn-{self._turns}"
+        self._turn.touch()
         try:
             data = cloudpickle.dumps(self._dataset)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -188,7 +201,14 @@ class _Processes:
         self._first_call.result()
 
     def submit(self, number: int) -> Future:
-        return self._pool.submit(_batch_of, str(self._copy), number)
+        return self._pool.submit(_batch_of, str(self._turn), str(self._copy), number)
+
+    def drop(self, futures: list[Future]) -> None:
+        """Nobody waits for these batches any more: workers skip what belongs to a turn whose file is gone.
+
+        loky's own futures are not cancelled: its shutdown breaks on those.
+        """
+        self._turn.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, kill_workers=True)
@@ -201,6 +221,7 @@ class _Processes:
 def _start_worker() -> None:
     """A terminal sends Ctrl-C to all processes: the one that trains hears it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loky.process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # a large dataset that is loaded is no leak
 
 
 @functools.lru_cache(maxsize=1)
@@ -208,7 +229,9 @@ def _loaded(path: str) -> Any:
     return pickle.loads(Path(path).read_bytes())
 
 
-def _batch_of(path: str, number: int) -> Any:
+def _batch_of(turn: str, path: str, number: int) -> Any:
+    if not os.path.exists(turn):
+        return None
     try:
         return _loaded(path)[number]
     except Exception as error:  # noqa: BLE001  (raised again in the process that trains)
