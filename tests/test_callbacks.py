@@ -58,7 +58,7 @@ def test_hooks_of_evaluate_and_predict() -> None:
     assert [s[0] for s in recorder.seen] == names
 
 
-def test_batch_hooks_fire_once_per_execution_with_the_last_batch_of_it() -> None:
+def test_A3_batch_hooks_fire_once_per_execution_with_the_last_batch_of_it() -> None:
     """5 batches, 2 per execution: ends 1, 3, 4. Keras says 1, 3, 5, a batch that there is not."""
     ends, begins = [], []
     watch = callbacks.LambdaCallback(

@@ -79,7 +79,7 @@ def test_callbacks_that_are_none() -> None:
         classifier().fit(X, Y, callbacks=[keras.callbacks.EarlyStopping], verbose=0)
 
 
-def test_unknown_keywords_are_type_errors() -> None:
+def test_A2_unknown_keywords_are_type_errors() -> None:
     with pytest.raises(TypeError, match="batchsize"):
         classifier().fit(X, Y, batchsize=3)
     with pytest.raises(TypeError, match="metric"):
@@ -98,25 +98,25 @@ def test_unknown_keywords_are_type_errors() -> None:
         ({"optimizer": "adam", "loss": {"a": "mee"}}, "mse"),
     ],
 )
-def test_unknown_names_are_said_at_compile_with_the_nearest(arguments: dict[str, Any], nearest: str) -> None:
+def test_A2_unknown_names_are_said_at_compile_with_the_nearest(arguments: dict[str, Any], nearest: str) -> None:
     with pytest.raises(ValueError, match=f"Unknown .*{nearest}"):
         classifier().compile(**arguments)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
-def test_steps_per_execution_is_checked_at_compile(value: Any) -> None:
+def test_A3_steps_per_execution_is_checked_at_compile(value: Any) -> None:
     with pytest.raises(ValueError, match="steps_per_execution"):
         classifier().compile("adam", "mse", steps_per_execution=value)
 
 
-def test_no_loss_anywhere_is_an_error() -> None:
+def test_B1_no_loss_anywhere_is_an_error() -> None:
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam")
     with pytest.raises(ValueError, match="loss"):
         model.fit(*diabetes(32), verbose=0)
 
 
-def test_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
+def test_B7_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
     """Keras broadcasts silently and trains on nonsense."""
     x, y = diabetes(32)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
@@ -148,7 +148,7 @@ def test_validation_freq() -> None:
     assert len(history["val_loss"]) == 2
 
 
-def test_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
+def test_C5_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
     x, y = diabetes(64)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam", "mse", metrics=["mae", "mse", keras.metrics.R2Score()], weighted_metrics=["mae", "mape"])
@@ -162,14 +162,14 @@ def test_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
     assert isinstance(model.evaluate(x, y, verbose=0), float)
 
 
-def test_a_repeated_name_gets_a_number() -> None:
+def test_C3_a_repeated_name_gets_a_number() -> None:
     x, y = diabetes(32)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam", "mse", metrics=["mae", "mae", "mae"])
     assert list(model.fit(x, y, verbose=0).history) == ["loss", "mae", "mae_1", "mae_2"]
 
 
-def test_any_optax_transformation_is_an_optimizer() -> None:
+def test_A1_any_optax_transformation_is_an_optimizer() -> None:
     model = classifier()
     model.compile(optax.chain(optax.clip(1.0), optax.adamw(0.01)), "ce", ["accuracy"])
     history = model.fit(*digits(400), epochs=5, verbose=0).history
@@ -195,7 +195,7 @@ def test_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
 
 
-def test_summary_counts_weights_and_follows_trainable() -> None:
+def test_A6_summary_counts_weights_and_follows_trainable() -> None:
     model = classifier()
     lines: list[str] = []
     model.summary(print_fn=lines.append)
@@ -310,7 +310,7 @@ def test_F3_every_epoch_takes_exactly_steps_per_epoch_batches_of_an_endless_stre
     assert history.programs["train"] == 1
 
 
-def test_F3_with_an_int_of_steps_per_execution_no_batch_is_added() -> None:
+def test_A3_F3_with_an_int_of_steps_per_execution_no_batch_is_added() -> None:
     """3 steps an epoch, 2 per execution: Keras runs 4."""
     model = classifier()
     model.compile("sgd", "ce", steps_per_execution=2)

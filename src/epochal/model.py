@@ -34,6 +34,7 @@ from epochal.display import display_for
 from epochal.feed import Batch
 from epochal.layers.base import Layer, abstract_call, children, walk
 from epochal.layers.graph import is_shape, is_symbolic
+from epochal.layers.weights import only_shapes_count
 from epochal.objective import Recipe
 from epochal.random import next_seed
 from epochal.state import TrainState
@@ -98,6 +99,9 @@ class Model(Layer):
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
         steps_per_execution: Checked = "auto",
+        *,
+        jit_compile: Checked = True,
+        auto_scale_loss: bool = True,
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -107,17 +111,25 @@ class Model(Layer):
             metrics: names, functions, `Metric` or `Loss` objects; sample weights do not enter.
             loss_weights: a number, a list, or a dict by output.
             weighted_metrics: like `metrics`, with sample weights.
-            run_eagerly: run steps as plain Python: `print` and a debugger work inside; slow.
+            run_eagerly: run steps as plain Python: `print`, NumPy and a debugger work in `call` and in a loss; slow.
+                The model is called once more on the first example, for the shapes. While the gradient is taken, what
+                depends on the weights is a tracer: `print` shows its values, NumPy cannot read it.
             steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
+            jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
+            auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.
 
         Raises:
-            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`.
+            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution` or `jit_compile`.
         """
         recipe = Recipe(loss, metrics, loss_weights, weighted_metrics)
         recipe.check_names()
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(f'Expected jit_compile to be True, False or "auto", got {jit_compile!r}.')
         if steps_per_execution != "auto" and not is_count(steps_per_execution):
             raise ValueError(f'Expected steps_per_execution to be "auto" or an int >= 1, got {steps_per_execution!r}.')
-        self._training.compile(recipe, optimizers.get(optimizer), bool(run_eagerly), steps_per_execution)
+        self._training.compile(
+            recipe, optimizers.get(optimizer), bool(run_eagerly) or not jit_compile, steps_per_execution
+        )
 
     @property
     def compiled(self) -> bool:
@@ -385,7 +397,7 @@ class Model(Layer):
     @property
     def metrics_names(self) -> list[str]:
         """The names of what `evaluate` reports, in its order; empty before the first data."""
-        found = [s.objective.labels for s in self._training.programs.values() if s.objective is not None]
+        found = [s.objective.reported for s in self._training.programs.values() if s.objective is not None]
         return list(found[-1]) if found else []
 
     # Set to True in a hook, they end the method after the batch; `stop_training` after the epoch when set at its end.
@@ -497,7 +509,8 @@ class Model(Layer):
         self.build_from(jax.tree.map(spec, input_shape, is_leaf=is_shape))
 
     def _ensure_built(self, x: Any) -> None:
-        if self._training.inputs is None and not any(isinstance(a, Tracer) for a in jax.tree.leaves(x)):
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
+        if self._training.inputs is None and not traced and not only_shapes_count():
             self.build_from(x)
         super()._ensure_built(x)
 
@@ -509,8 +522,7 @@ class Model(Layer):
 
     def build_from(self, x: Any) -> None:
         """Makes the weights of all layers for a batch like `x` (arrays or `jax.ShapeDtypeStruct`, batch axis first)."""
-        specs = jax.tree.map(spec_of, x)
-        self._training.built_for(specs, abstract_call(self, specs))
+        self._training.built_for(jax.tree.map(spec_of, x), abstract_call(self, self._training.sample_of(x)))
 
     def build_for(self, x: Any) -> None:
         """Builds the model for its first data, or checks that this data is like the first.

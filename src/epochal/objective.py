@@ -7,20 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal import losses, metrics
+from epochal import losses, metrics, scope
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
 from epochal.names import unknown
 
 Logs = dict[str, float]
+Shape: TypeAlias = jax.ShapeDtypeStruct | Array | np.ndarray
 
 
 class Tally(NamedTuple):
@@ -55,11 +56,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the model: its name, and shape and type of a batch of its targets (None: none) and predictions."""
+    """One output of the model: its name, and shape and type of a batch of its targets (None: none) and predictions.
+
+    Arrays in place of shapes say that losses and metrics must not be traced, see `scope.shapes_of`.
+    """
 
     name: str
-    target: jax.ShapeDtypeStruct | None
-    prediction: jax.ShapeDtypeStruct
+    target: Shape | None
+    prediction: Shape
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Objective:
     """The loss of a batch and the statistics behind every reported number.
 
     Attributes:
-        labels: names of all reported numbers in order: loss, per-output losses, metrics, weighted metrics.
+        labels: loss, per-output losses, metrics, weighted metrics: what is kept in a tally, in order.
+        reported: names of all reported numbers, in order; other than `labels` once a metric has given a dict of them.
         row_independent: whether all losses and metrics are epochal's own, so that padding rows cannot reach them.
         start: the tally before any batch.
     """
@@ -94,6 +99,7 @@ class Objective:
         ]
         self.measures = self._measures(recipe)
         self.labels = ["loss", *[label for label in self.loss_labels if label], *[m.label for m in self.measures]]
+        self.reported = list(self.labels)
         used = [*self.losses, *[m.metric for m in self.measures]]
         self.row_independent = all(_is_ours(item) for item in used if item is not None)
         self.start = self._lay_out()
@@ -112,7 +118,7 @@ class Objective:
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
             return self._pack(self._statistics(predictions, batch, jnp.zeros(()), states)[0])
 
-        width = jax.eval_shape(packed, targets, predictions).shape[0]
+        width = scope.shapes_of(packed, targets, predictions).shape[0]
         return Tally(np.zeros((2, width), np.float32), states)
 
     def _check_targets(self) -> None:
@@ -124,6 +130,7 @@ class Objective:
 
     def _measures(self, recipe: Recipe) -> list[_Measure]:
         names = [o.name for o in self.outputs]
+        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
         found: list[_Measure] = []
         for weighted, given in ((False, recipe.metrics), (True, recipe.weighted_metrics)):
             for i, items in enumerate(per_output_metrics(given, names, "weighted_metrics" if weighted else "metrics")):
@@ -132,10 +139,9 @@ class Objective:
                     if output.target is None:
                         raise ValueError(f"Output {output.name!r} has metrics and no targets: expected y.")
                     metric = metrics.resolve(item, output.target.shape, output.prediction.shape)
-                    label = f"{output.name}_{metric.name}" if len(names) > 1 else metric.name
-                    found.append(_Measure(label, metric, i, weighted))
-        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
-        return [_Measure(_free_label(m, taken), m.metric, m.output, m.weighted) for m in found]
+                    prefix = f"{output.name}_" if len(names) > 1 else ""
+                    found.append(_Measure(_free_label(prefix, metric.name, weighted, taken), metric, i, weighted))
+        return found
 
     # -- inside a trace
 
@@ -238,6 +244,7 @@ class Objective:
             metric = metrics_by_label[label]
             value = metric.value(sums[label] if metric.additive else tally.states[label])
             logs.update(value if isinstance(value, Mapping) else {label: _number(value)})
+        self.reported = list(logs)
         return logs
 
 
@@ -357,10 +364,10 @@ def _is_ours(item: Any) -> bool:
     return module.startswith("epochal.") and (inner is None or inner is item or _is_ours(inner))
 
 
-def _free_label(measure: _Measure, taken: Counter[str]) -> str:
-    label = measure.label
-    if measure.weighted and taken[label]:
-        label = f"weighted_{label}"
+def _free_label(prefix: str, name: str, weighted: bool, taken: Counter[str]) -> str:
+    label = prefix + name
+    if weighted and taken[label]:
+        label = f"{prefix}weighted_{name}"
     while taken[label]:
         base, number = label, taken[label]
         label = f"{base}_{number}"

@@ -123,7 +123,7 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
-            self.means = Means(jax.eval_shape(logs, state, block))
+            self.means = Means(logs(state, block) if self.eager else jax.eval_shape(logs, state, block))
         return self.means.start
 
     def program(self, kind: str, padded: bool) -> Program:

@@ -61,6 +61,7 @@ class Training:
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
+        self._sample: Any = None  # inputs that shapes are found with where steps run as plain Python
         self._parts: Parts | None = None
         self._found: list[Any] = []  # what the model consisted of when it was taken apart
         self.programs: dict[Any, Steps] = {}
@@ -214,7 +215,13 @@ class Training:
         """Inputs in the model's structure; builds the model for its first data, and checks what comes later."""
         matched = Examples(self.model.match_inputs(examples.x), examples.y, examples.weight, examples.n)
         self.model.build_for(matched.x)
+        if self.eager:
+            self._sample = self.sample_of(matched.x)
         return matched
+
+    def sample_of(self, values: Any) -> Any:
+        """Two rows like these arrays (or shapes): shapes alone or, where steps run as plain Python, arrays."""
+        return jax.tree.map(_first_twice if self.eager else spec_of, values)
 
     def aligned(self, examples: Examples) -> Examples:
         """The same, with targets and weights as lists with one array per output."""
@@ -232,9 +239,10 @@ class Training:
         return with_class_weight(examples, class_weight, self.model.names_of(outputs), outputs)
 
     def outputs(self) -> Any:
-        """Shape and type of what the model returns for a batch."""
-        if self._outputs is None:
-            self._outputs = abstract_call(self.model, self.inputs)
+        """Shape and type of what the model returns for a batch; arrays, where steps run as plain Python."""
+        by_shape = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self._outputs))
+        if self._outputs is None or (self.eager and by_shape):
+            self._outputs = abstract_call(self.model, self._sample if self.eager else self.inputs)
         return self._outputs
 
     def parts(self) -> Parts:
@@ -257,12 +265,15 @@ class Training:
         predictions: Any = self.outputs()
         names = self.model.names_of(predictions)
         targets = examples.y if examples.y is not None else [None] * len(names)
-        specs: list[Any] = [None if t is None else spec_of(t) for t in targets]
-        outputs = [Output(n, t, p) for n, t, p in zip(names, specs, as_list(predictions, names), strict=True)]
+        shapes = (
+            [None if t is None else spec_of(t) for t in targets],
+            jax.tree.map(spec_of, as_list(predictions, names)),
+        )
         revision = self.optimizer.revision if self.optimizer is not None else 0
-        key = (tuple((o.name, o.target, o.prediction) for o in outputs), self.eager, revision)
+        key = (tuple(zip(names, *shapes, strict=True)), self.eager, revision)
         if key not in self.programs:
-            objective = Objective(recipe, outputs)
+            rows: Any = (self.sample_of(list(targets)), as_list(predictions, names)) if self.eager else shapes
+            objective = Objective(recipe, [Output(*row) for row in zip(names, *rows, strict=True)])
             self.programs[key] = Steps(
                 parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()
             )
@@ -303,9 +314,10 @@ class Training:
     def predict_steps(self) -> Steps:
         """The programs of a model that need not be compiled."""
         parts = self.parts()
-        if "predict" not in self.programs:
-            self.programs["predict"] = Steps(parts, None, None, lambda p: p, self.eager)
-        return self.programs["predict"]
+        key = ("predict", self.eager)
+        if key not in self.programs:
+            self.programs[key] = Steps(parts, None, None, lambda p: p, self.eager)
+        return self.programs[key]
 
     def _running(self) -> Steps:
         if self._current is None:
@@ -467,6 +479,14 @@ class Data:
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:
     """Shape and type on the device of a batch of such rows; how many rows does not matter, so it is always 2."""
     return jax.ShapeDtypeStruct((2, *array.shape[1:]), device_dtype(array))
+
+
+def _first_twice(array: Any) -> Any:
+    """The first row twice, on the device; what is a shape stays one."""
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return spec_of(array)
+    row = sources.read_rows(array, np.zeros(1, np.int32))
+    return jnp.asarray(np.repeat(row, 2, axis=0))
 
 
 @contextmanager

@@ -470,17 +470,21 @@ def as_input(x: Any) -> Any:
 
 
 def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
-    """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet.
+    """What `layer` returns for `inputs`, by `scope.shapes_of`; builds what is not built yet, and changes nothing else.
 
     Meanwhile weights that have no values yet are NumPy placeholders.
     """
+    before = [(t.variable, t.variable.get_raw_value()) for t in tracked(layer)]
 
     def forward(*arguments: Any) -> Any:
         with scope.calling(scope.Call()):
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
     with weights_in_one_draw(), _flax_in_inference(layer):
-        return jax.eval_shape(forward, *inputs)
+        found = scope.shapes_of(forward, *inputs)
+        for variable, value in before:  # weights that are made here are drawn after the call
+            variable.set_raw_value(value)
+        return found
 
 
 @contextlib.contextmanager
