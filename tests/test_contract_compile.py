@@ -48,7 +48,7 @@ def test_A_jit_compile_False_is_run_eagerly(value: Any, eager: bool) -> None:
 
 def test_A_jit_compile_is_checked() -> None:
     model = line()
-    with pytest.raises(ValueError, match="jit_compile.*'yes'"):
+    with pytest.raises(ValueError, match=r"jit_compile.*'yes'"):
         model.compile("adam", "mse", jit_compile="yes")
     assert model.optimizer.name == "sgd"
 
@@ -59,7 +59,7 @@ def test_A_jit_compile_is_checked() -> None:
 def test_A2_a_compile_that_fails_leaves_the_last_one() -> None:
     model = line()
     for arguments in ({"loss": "msee"}, {"metrics": ["maee"]}, {"optimizer": "adm"}, {"steps_per_execution": 0}):
-        with pytest.raises(ValueError, match="Unknown|Expected"):
+        with pytest.raises(ValueError, match=r"Unknown|Expected"):
             model.compile(**{"optimizer": "adam", "loss": "mse", **arguments})
     assert model.optimizer.name == "sgd"
     assert list(model.fit(X, Y, verbose=0).history) == ["loss"]

@@ -240,7 +240,7 @@ def _metrics_in(value: Any) -> Iterator[Metric]:
 
 
 def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, jax.dtypes.canonicalize_dtype(s.dtype)), shapes)
 
 
 def _on_host(value: Any) -> Value | dict[str, Value]:
