@@ -114,15 +114,15 @@ class Functional(Model):
 
     @property
     def input_names(self) -> list[str]:
-        """The inputs' names in order."""
+        """The inputs' names in order; keys of a dict are sorted, as in all trees of JAX and Keras."""
         if isinstance(self.input, Mapping):
-            return list(self.input)
+            return sorted(self.input)
         return [t.name for t in self.inputs]
 
     def names_of(self, outputs: Any) -> list[str]:
-        """Keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
+        """Sorted keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
         if isinstance(self.output, Mapping):
-            return list(self.output)
+            return sorted(self.output)
         seen: Counter[str] = Counter()
         names = []
         for tensor in self.outputs:

@@ -543,7 +543,7 @@ class Model(Layer):
         if ranks[0] != ranks[1] or not fits_declared(self._declared_shape(), seen):
             return False
         try:
-            outputs = abstract_call(self, seen)
+            outputs = abstract_call(self, self._training.sample_of(x))
         except (TypeError, ValueError):
             return False
         self._training.built_for(seen, outputs)
@@ -554,9 +554,9 @@ class Model(Layer):
         return None
 
     def names_of(self, outputs: Any) -> list[str]:
-        """Names of the outputs, for labels and for targets given as a dict."""
+        """Names of the outputs, for labels and for targets given as a dict; keys of a dict of outputs are sorted."""
         if isinstance(outputs, dict):
-            return list(outputs)
+            return sorted(outputs)
         if isinstance(outputs, list | tuple):
             return [f"output_{i + 1}" for i in range(len(outputs))]
         return ["output"]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -18,7 +19,6 @@ from epochal import losses, metrics, scope
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
-from epochal.names import unknown
 
 Logs = dict[str, float]
 Shape: TypeAlias = jax.ShapeDtypeStruct | Array | np.ndarray
@@ -313,8 +313,8 @@ def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, 
     if values.ndim == 0:
         if weight is not None:
             raise ValueError(
-                f"Loss {loss.name!r} returned one number for the batch, which sample_weight or class_weight cannot "
-                "weight. Return one value per example, shape (batch,)."
+                "sample_weight and class_weight need one value per example, shape (n,); got one number for the whole "
+                "batch. Return the values before their mean."
             )
         return values
     count: Any = batch.size * math.prod(values.shape[1:])
@@ -420,26 +420,29 @@ def _loss_weights(given: Any, names: Sequence[str]) -> list[float]:
         return [1.0] * len(names)
     if isinstance(given, Mapping):
         _check_keys(given, names, "loss_weights")
-        return [float(given.get(name, 1.0)) for name in names]
+        return [_as_weight(given.get(name, 1.0)) for name in names]
     if isinstance(given, list | tuple):
         if len(given) != len(names):
             raise ValueError(f"Expected one loss weight per output ({len(names)}: {list(names)}), got {len(given)}.")
-        return [float(w) for w in given]
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError(f"Expected loss_weights as a number, a list or a dict, got {given!r}.")
-    return [float(given)] * len(names)
+        return [_as_weight(w) for w in given]
+    return [_as_weight(given)] * len(names)
+
+
+def _as_weight(given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise ValueError(f"Expected loss_weights as a number, or numbers in a list or a dict by output, got {given!r}.")
+    return float(given)
 
 
 def _check_keys(given: Mapping, names: Sequence[str], what: str) -> None:
     for key in given:
         if key not in names:
-            raise ValueError(f"In {what}: " + unknown("output", str(key), list(names)))
+            raise ValueError(f"Unknown output {key!r} in {what}; the outputs are {list(names)}.")
 
 
 def _listed(item: Any) -> list[Any]:
-    if item is None:
-        return []
-    return list(item) if isinstance(item, list | tuple) else [item]
+    items = item if isinstance(item, list | tuple) else [item]
+    return [i for i in items if i is not None]
 
 
 def _leaves(form: Any) -> list[Any]:

@@ -305,11 +305,11 @@ class Training:
         predictions = as_list(y_pred, names)
         targets = [None] * len(names) if y is None else per_output(y, names, "y")
         weights = None if sample_weight is None else per_output(sample_weight, names, "sample_weight")
-        specs: list[Any] = [None if t is None else spec_of(jnp.asarray(t)) for t in targets]
-        rows = [Output(n, t, spec_of(p)) for n, t, p in zip(names, specs, predictions, strict=True)]
+        rows = self.sample_of(([None if t is None else jnp.asarray(t) for t in targets], predictions))
+        outputs = [Output(*row) for row in zip(names, *rows, strict=True)]
         n = predictions[0].shape[0]
         batch = Batch(None, targets, weights, None, jnp.float32(n), jnp.arange(n, dtype=jnp.uint32))
-        return Objective(replace(recipe, metrics=None, weighted_metrics=None), rows).loss(predictions, batch)[0]
+        return Objective(replace(recipe, metrics=None, weighted_metrics=None), outputs).loss(predictions, batch)[0]
 
     def predict_steps(self) -> Steps:
         """The programs of a model that need not be compiled."""
