@@ -298,7 +298,7 @@ def test_B6_one_number_cannot_be_weighted() -> None:
     model = line(loss=scalar)
     assert scores(model, Y)["loss"] == near(MSE_B)
     for weights in ({"sample_weight": W}, {"class_weight": {0: 2.0}}):
-        with pytest.raises(ValueError, match="'scalar' of output 'out'.*one value per example"):
+        with pytest.raises(ValueError, match=r"'scalar' of output 'out'.*one value per example"):
             model.fit(X, Z, **weights, verbose=0)
     # Keras multiplies the mean by the weights' mean, which is no weighted loss.
     k = theirs.ops
@@ -338,13 +338,13 @@ def test_B7_keras_broadcasts() -> None:
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
 def test_B8_missing_targets_are_said(method: str) -> None:
-    with pytest.raises(ValueError, match="Output 'a' has the loss .* no targets"):
+    with pytest.raises(ValueError, match=r"Output 'a' has the loss .* no targets"):
         getattr(two(loss={"a": "mse"}), method)(X)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_B8_missing_targets_of_batches_are_said(method: str) -> None:
-    with pytest.raises(ValueError, match="Output 'out' has the loss .* no targets"):
+    with pytest.raises(ValueError, match=r"Output 'out' has the loss .* no targets"):
         getattr(line(), method)(X[i : i + 8] for i in (0, 8))
 
 
