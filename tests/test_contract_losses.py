@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,17 +25,28 @@ def kernel(columns: int, scale: float = 0.2) -> list[np.ndarray]:
     ]
 
 
+@functools.cache
+def bare_line(columns: int, activation: str | None, k: Any) -> Any:
+    return k.Sequential([k.layers.Input((10,)), k.layers.Dense(columns, activation=activation, name="out")])
+
+
+@functools.cache
+def bare_two(k: Any) -> Any:
+    """Outputs "b" and "a", in this order."""
+    x = k.Input((10,))
+    return k.Model(x, [k.layers.Dense(1, name="b")(x), k.layers.Dense(1, name="a")(x)])
+
+
 def line(columns: int = 1, activation: str | None = None, k: Any = keras, **compile_arguments: Any) -> Any:
-    model = k.Sequential([k.layers.Input((10,)), k.layers.Dense(columns, activation=activation, name="out")])
+    """A linear model; one for all tests, compiled anew."""
+    model = bare_line(columns, activation, k)
     model.set_weights(kernel(columns))
     model.compile(**{"optimizer": "sgd", "loss": "mse", **compile_arguments})
     return model
 
 
 def two(k: Any = keras, **compile_arguments: Any) -> Any:
-    """Outputs "b" and "a", in this order."""
-    x = k.Input((10,))
-    model = k.Model(x, [k.layers.Dense(1, name="b")(x), k.layers.Dense(1, name="a")(x)])
+    model = bare_two(k)
     model.set_weights(kernel(1) + kernel(1, -0.3))
     model.compile(**{"optimizer": "sgd", **compile_arguments})
     return model
