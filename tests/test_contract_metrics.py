@@ -329,7 +329,10 @@ WIDTH = 16  # the first batch has so many rows and none has more, so that one pr
 
 @functools.cache
 def scorer() -> Any:
-    """A model that hands on its inputs as predictions, with every metric of ours: others see true short batches, each a program."""
+    """A model that hands on its inputs as predictions, with every metric of ours.
+
+    One of a user's would see short batches in their true shapes, each of which needs another program.
+    """
     inputs = {name: keras.Input(p.shape[1:], name=name) for name, p in INPUTS.items()}
     model = keras.Model(inputs, {name: layers.Activation("linear")(x) for name, x in inputs.items()})
     compiled = {name: items for name, (_, _, items) in FAMILIES.items()}

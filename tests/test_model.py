@@ -25,59 +25,6 @@ def classifier() -> keras.Sequential:
 
 X, Y = digits(64)
 
-# What is passed to fit, and a part of what is said.
-BAD_FITS: dict[str, tuple[dict[str, Any], str]] = {
-    "no data": ({}, "expected x, got None"),
-    "wrong width": ({"x": X[:, :5], "y": Y}, r"shape \(n, 64\).*got \(64, 5\)"),
-    "wrong rank": ({"x": X.reshape(-1, 8, 8), "y": Y}, r"shape \(n, 64\).*got \(64, 8, 8\)"),
-    "two inputs": ({"x": [X, X], "y": Y}, "one array.*got a list of 2"),
-    "sizes": ({"x": X, "y": Y[:-1]}, "x: 64, y: 63"),
-    "no targets": ({"x": X}, "has the loss.*expected y"),
-    "label too large": ({"x": X, "y": Y + 1}, "10 classes.*holds 10"),
-    "label negative": ({"x": X, "y": Y - 1}, "holds -1"),
-    "validation label too large": ({"x": X, "y": Y, "validation_data": (X, Y + 1)}, "10 classes"),
-    "one-hot for sparse": ({"x": X, "y": np.eye(10)[Y]}, "class numbers"),
-    "strings": ({"x": X, "y": Y.astype(str)}, "Expected numbers in y"),
-    "empty": ({"x": X[:0], "y": Y[:0]}, "at least one example"),
-    "batch size 0": ({"x": X, "y": Y, "batch_size": 0}, "batch_size.*got 0"),
-    "batch size text": ({"x": X, "y": Y, "batch_size": "big"}, "batch_size.*'big'"),
-    "batch size float": ({"x": X, "y": Y, "batch_size": 16.0}, "batch_size.*16.0"),
-    "batch size bool": ({"x": X, "y": Y, "batch_size": True}, "batch_size.*True"),
-    "epochs negative": ({"x": X, "y": Y, "epochs": -1}, "epochs.*-1"),
-    "epochs float": ({"x": X, "y": Y, "epochs": 2.5}, "epochs.*2.5"),
-    "verbose": ({"x": X, "y": Y, "verbose": 3}, "verbose.*3"),
-    "shuffle": ({"x": X, "y": Y, "shuffle": "rows"}, "shuffle.*'rows'"),
-    "validation split 1": ({"x": X, "y": Y, "validation_split": 1.0}, "validation_split.*1.0"),
-    "validation split empties": ({"x": X, "y": Y, "validation_split": 0.999}, "leaves none for training"),
-    "validation data": ({"x": X, "y": Y, "validation_data": X}, "validation_data="),
-    "validation width": ({"x": X, "y": Y, "validation_data": (X[:, :5], Y)}, r"\(n, 64\)"),
-    "validation freq": ({"x": X, "y": Y, "validation_freq": 0}, "validation_freq.*0"),
-    "weights shape": ({"x": X, "y": Y, "sample_weight": np.ones((64, 3))}, "sample weights"),
-    "class weight keys": ({"x": X, "y": Y, "class_weight": {"a": 1.0}}, "keys of class_weight"),
-    "class weight form": ({"x": X, "y": Y, "class_weight": [1.0, 2.0]}, "dict of class"),
-    "steps per epoch": ({"x": X, "y": Y, "steps_per_epoch": 0}, "steps_per_epoch.*0"),
-    "validation steps": ({"x": X, "y": Y, "validation_split": 0.5, "validation_steps": -1}, "validation_steps.*-1"),
-    "generator": ({"x": (b for b in [])}, "generator"),
-    "path": ({"x": "digits.csv"}, "str"),
-    "targets for no output": ({"x": X, "y": {"nothing": Y}}, "Unknown output 'nothing'"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FITS)
-def test_bad_arguments_of_fit_are_said_and_change_nothing(name: str) -> None:
-    arguments, message = BAD_FITS[name]
-    model = classifier()
-    before = model.get_weights()
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        model.fit(**{"verbose": 0, **arguments})
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
-    assert model.optimizer.iterations == 0
-
-
-def test_callbacks_that_are_none() -> None:
-    with pytest.raises(TypeError, match="add \\(\\)"):
-        classifier().fit(X, Y, callbacks=[keras.callbacks.EarlyStopping], verbose=0)
-
 
 def test_A2_unknown_keywords_are_type_errors() -> None:
     with pytest.raises(TypeError, match="batchsize"):

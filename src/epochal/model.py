@@ -20,6 +20,7 @@ from epochal.arguments import (
     check_inputs,
     check_shuffle,
     check_view,
+    checked_batch_size,
     checked_epochs,
     checked_steps,
     fits_declared,
@@ -35,7 +36,7 @@ from epochal.feed import Batch
 from epochal.layers.base import Layer, abstract_call, children, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
-from epochal.objective import Recipe
+from epochal.objective import Recipe, naming
 from epochal.random import next_seed
 from epochal.state import TrainState
 from epochal.step import Custom
@@ -223,6 +224,7 @@ class Model(Layer):
         check_shuffle(shuffle)
         check_view(view_metrics)
         due = validation_due(validation_freq)
+        checked_batch_size(validation_batch_size, 1, "validation_batch_size")
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
@@ -233,7 +235,9 @@ class Model(Layer):
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
             steps = training.steps(data.first, recipe)
-            feed, held = data.feed(steps), held_out.feed(steps) if held_out is not None else None
+            feed = data.feed(steps)
+            with naming("validation_data"):
+                held = held_out.feed(steps) if held_out is not None else None
             training.start_optimizer(steps.parts)
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
@@ -579,6 +583,8 @@ class Model(Layer):
         Raises:
             ValueError: there is none.
         """
+        if name is None and index is None:
+            raise ValueError("Expected get_layer(name) or get_layer(index=…), got neither.")
         layers = list(getattr(self, "layers", None) or children(self))
         if index is not None:
             if not -len(layers) <= index < len(layers):

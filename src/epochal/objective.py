@@ -158,7 +158,7 @@ class Objective:
         for i, loss in enumerate(self.losses):
             if loss is None:
                 continue
-            with _naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
+            with naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
                 value = reduce_loss(loss, targets[i], predictions[i], weights[i], batch)
             total = total + self.loss_weights[i] * value
             label = self.loss_labels[i]
@@ -186,7 +186,7 @@ class Objective:
         sums: dict[str, Any] = {label: {"total": v * batch.size, "count": batch.size} for label, v in losses.items()}
         after: dict[str, Any] = {}
         for m in self.measures:
-            with _naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
+            with naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
                 weight = weights[m.output] if m.weighted else None
                 weight = combined(batch.rows, get_mask(predictions[m.output]), weight)
                 target, prediction = self._shifted(m, targets, predictions, batch)
@@ -277,8 +277,8 @@ class Means:
 
 
 @contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Says which loss or metric refused its targets; shapes are those of any number n of examples."""
+def naming(what: str) -> Iterator[None]:
+    """Says in which loss, metric or argument the error is; shapes are those of any number n of examples."""
     try:
         yield
     except ValueError as error:

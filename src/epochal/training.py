@@ -29,7 +29,7 @@ from epochal.callbacks.history import History
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, parts_of, tracked
 from epochal.layers.weights import draw_weights
-from epochal.objective import Objective, Output, Recipe, Tally
+from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
 from epochal.sources import Examples
@@ -144,7 +144,8 @@ class Training:
             return data, None
         if is_stream(validation_data):
             return data, self.data("validation", (validation_data, None, None), validation_way, closing)
-        return data, self._of_arrays(sources.as_validation(validation_data), by_default)
+        with naming("validation_data"):
+            return data, self._of_arrays(sources.as_validation(validation_data), by_default)
 
     def data(self, method: str, given: tuple, way: Way, closing: ExitStack, class_weight: Any = None) -> Data:
         """What a user passes as x, y and sample_weight, checked; the model is built for it.
@@ -265,14 +266,12 @@ class Training:
         predictions: Any = self.outputs()
         names = self.model.names_of(predictions)
         targets = examples.y if examples.y is not None else [None] * len(names)
-        shapes = (
-            [None if t is None else spec_of(t) for t in targets],
-            jax.tree.map(spec_of, as_list(predictions, names)),
-        )
+        found = as_list(predictions, names)
+        shapes = jax.tree.map(spec_of, (list(targets), found))
         revision = self.optimizer.revision if self.optimizer is not None else 0
         key = (tuple(zip(names, *shapes, strict=True)), self.eager, revision)
         if key not in self.programs:
-            rows: Any = (self.sample_of(list(targets)), as_list(predictions, names)) if self.eager else shapes
+            rows: Any = (self.sample_of(list(targets)), found) if self.eager else shapes
             objective = Objective(recipe, [Output(*row) for row in zip(names, *rows, strict=True)])
             self.programs[key] = Steps(
                 parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()

@@ -333,19 +333,23 @@ class Layer(Configurable, nnx.Module):
         """Copies of all arrays, in Keras's order."""
         return [np.asarray(v.get_value()).copy() for v in self.weights]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Any) -> None:
         """Replaces all arrays; `weights` as `get_weights()` returns them, from this or a Keras layer.
 
         Raises:
-            ValueError: another number of arrays, or another shape; nothing is changed then.
+            ValueError: another number of arrays, another shape, or no numbers; nothing is changed then.
         """
         variables = self.weights
+        if not isinstance(weights, Sequence):
+            raise ValueError(f"Expected a list of arrays as get_weights() returns it, got {type(weights).__name__}.")
         if len(weights) != len(variables):
             hint = "" if self.built else " The layer has no weights yet: build it, or call it on data first."
             raise ValueError(f"Expected {len(variables)} arrays for {self.name!r}, got {len(weights)}.{hint}")
         for item, value in zip(tracked(self), weights, strict=True):
             if tuple(np.shape(value)) != item.variable.shape:
                 raise ValueError(f"Expected shape {item.variable.shape} for {item.path!r}, got {np.shape(value)}.")
+            if (dtype := np.asarray(value).dtype).kind in "OSU":
+                raise ValueError(f"Expected numbers for {item.path!r}, got {dtype}.")
         for variable, value in zip(variables, weights, strict=True):
             assign(variable, value)
 
