@@ -203,6 +203,7 @@ def test_A4_print_and_numpy_work_in_call_and_loss_and_metric(make: Any, capsys: 
     assert [len(a) for a in looking.seen][-2:] == [8, 4]
     np.testing.assert_array_equal(looking.seen[-1], X[8:12])
     printed = capsys.readouterr().out
+    assert [line[:7] for line in printed.splitlines()] == ["loss of"] * 2  # once per batch and not for shapes
     assert "loss of 8 targets" in printed
     assert "loss of 4 targets" in printed
     assert "primal=" in printed  # the value, and not a shape alone
@@ -264,6 +265,24 @@ def test_A4_finding_shapes_changes_no_variable_of_a_layer() -> None:
         model.compile("sgd", "mse", run_eagerly=eager)
         model.fit(X, Y, batch_size=M, epochs=2, verbose=0)
         assert model.layers[0].calls.numpy() == 10
+
+
+def test_A4_an_own_train_step_is_not_traced_either() -> None:
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layers.Dense(1)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+        def train_step(self, state: Any, batch: Any) -> Any:
+            return state, {"largest": float(np.asarray(batch.x).max())}
+
+    model = Net()
+    model.compile("sgd", "mse", run_eagerly=True)
+    history = model.fit(X[:8], Y[:8], batch_size=8, verbose=0).history
+    assert history == {"largest": [pytest.approx(float(X[:8].max()))]}
 
 
 # -- A5

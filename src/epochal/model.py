@@ -113,8 +113,8 @@ class Model(Layer):
             loss_weights: a number, a list, or a dict by output.
             weighted_metrics: like `metrics`, with sample weights.
             run_eagerly: run steps as plain Python: `print`, NumPy and a debugger work in `call` and in a loss; slow.
-                The model is called once more on the first example, for the shapes. While the gradient is taken, what
-                depends on the weights is a tracer: `print` shows its values, NumPy cannot read it.
+                To be built, a model is called on the first example. While the gradient is taken, what depends on the
+                weights is a tracer: `print` shows its values, NumPy cannot read it.
             steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
             jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
             auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.

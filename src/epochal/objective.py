@@ -8,20 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal import losses, metrics, scope
+from epochal import losses, metrics
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
 
 Logs = dict[str, float]
-Shape: TypeAlias = jax.ShapeDtypeStruct | Array | np.ndarray
 
 
 class Tally(NamedTuple):
@@ -56,14 +55,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of the model: its name, and shape and type of a batch of its targets (None: none) and predictions.
-
-    Arrays in place of shapes say that losses and metrics must not be traced, see `scope.shapes_of`.
-    """
+    """One output of the model: its name, and shape and type of a batch of its targets (None: none) and predictions."""
 
     name: str
-    target: Shape | None
-    prediction: Shape
+    target: jax.ShapeDtypeStruct | None
+    prediction: jax.ShapeDtypeStruct
 
 
 @dataclass(frozen=True)
@@ -79,6 +75,11 @@ class _Measure:
 class Objective:
     """The loss of a batch and the statistics behind every reported number.
 
+    Args:
+        recipe: what `compile` was given.
+        outputs: the model's.
+        traced: whether losses and metrics may be traced for shapes; if not, the first batch gives the tally its form.
+
     Attributes:
         labels: loss, per-output losses, metrics, weighted metrics: what is kept in a tally, in order.
         reported: names of all reported numbers, in order; other than `labels` once a metric has given a dict of them.
@@ -86,7 +87,7 @@ class Objective:
         start: the tally before any batch.
     """
 
-    def __init__(self, recipe: Recipe, outputs: Sequence[Output]):
+    def __init__(self, recipe: Recipe, outputs: Sequence[Output], traced: bool = True):
         self.outputs = list(outputs)
         names = [o.name for o in outputs]
         per_output = per_output_losses(recipe.loss, names)
@@ -102,7 +103,7 @@ class Objective:
         self.reported = list(self.labels)
         used = [*self.losses, *[m.metric for m in self.measures]]
         self.row_independent = all(_is_ours(item) for item in used if item is not None)
-        self.start = self._lay_out()
+        self.start = self._lay_out() if traced else Tally(np.zeros((2, 0), np.float32), {})
 
     def _lay_out(self) -> Tally:
         """The tally before any batch, found by shapes alone; targets that fit no loss are refused here."""
@@ -116,9 +117,10 @@ class Objective:
         def packed(targets: Any, predictions: Any) -> Array:
             size = jnp.float32(predictions[0].shape[0])
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
+            self.loss(predictions, batch)  # refuses targets that do not fit
             return self._pack(self._statistics(predictions, batch, jnp.zeros(()), states)[0])
 
-        width = scope.shapes_of(packed, targets, predictions).shape[0]
+        width = jax.eval_shape(packed, targets, predictions).shape[0]
         return Tally(np.zeros((2, width), np.float32), states)
 
     def _check_targets(self) -> None:
@@ -175,14 +177,18 @@ class Objective:
             tally: before the batch.
         """
         sums, states = self._statistics(predictions, batch, total, tally.states)
-        return Tally(accumulate(tally.sums, self._pack(sums)), states)
+        packed = self._pack(sums)
+        before = tally.sums if tally.sums.size else jnp.zeros((2, packed.shape[0]))
+        return Tally(accumulate(before, packed), states)
 
     def _statistics(
         self, predictions: Sequence[Array], batch: Batch, total: Array, states: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
-        losses = {"loss": total, **self.loss(predictions, batch)[1]}
+        losses = {"loss": total}
+        if any(self.loss_labels):
+            losses |= self.loss(predictions, batch)[1]
         sums: dict[str, Any] = {label: {"total": v * batch.size, "count": batch.size} for label, v in losses.items()}
         after: dict[str, Any] = {}
         for m in self.measures:
@@ -193,7 +199,8 @@ class Objective:
                 if m.metric.additive:
                     sums[m.label] = m.metric.stats(target, prediction, weight)
                 else:
-                    after[m.label] = m.metric.update(states[m.label], target, prediction, weight)
+                    state = states[m.label] if m.label in states else m.metric.initial(target, prediction, weight)
+                    after[m.label] = m.metric.update(state, target, prediction, weight)
         return sums, after
 
     def _shifted(

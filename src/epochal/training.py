@@ -241,8 +241,7 @@ class Training:
 
     def outputs(self) -> Any:
         """Shape and type of what the model returns for a batch; arrays, where steps run as plain Python."""
-        by_shape = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self._outputs))
-        if self._outputs is None or (self.eager and by_shape):
+        if self._outputs is None:
             self._outputs = abstract_call(self.model, self._sample if self.eager else self.inputs)
         return self._outputs
 
@@ -271,8 +270,8 @@ class Training:
         revision = self.optimizer.revision if self.optimizer is not None else 0
         key = (tuple(zip(names, *shapes, strict=True)), self.eager, revision)
         if key not in self.programs:
-            rows: Any = (self.sample_of(list(targets)), found) if self.eager else shapes
-            objective = Objective(recipe, [Output(*row) for row in zip(names, *rows, strict=True)])
+            outputs = [Output(*row) for row in zip(names, *shapes, strict=True)]
+            objective = Objective(recipe, outputs, traced=not self.eager)
             self.programs[key] = Steps(
                 parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()
             )
@@ -304,11 +303,12 @@ class Training:
         predictions = as_list(y_pred, names)
         targets = [None] * len(names) if y is None else per_output(y, names, "y")
         weights = None if sample_weight is None else per_output(sample_weight, names, "sample_weight")
-        rows = self.sample_of(([None if t is None else jnp.asarray(t) for t in targets], predictions))
-        outputs = [Output(*row) for row in zip(names, *rows, strict=True)]
+        specs = jax.tree.map(spec_of, ([None if t is None else jnp.asarray(t) for t in targets], predictions))
+        outputs = [Output(*row) for row in zip(names, *specs, strict=True)]
         n = predictions[0].shape[0]
         batch = Batch(None, targets, weights, None, jnp.float32(n), jnp.arange(n, dtype=jnp.uint32))
-        return Objective(replace(recipe, metrics=None, weighted_metrics=None), outputs).loss(predictions, batch)[0]
+        recipe = replace(recipe, metrics=None, weighted_metrics=None)
+        return Objective(recipe, outputs, traced=False).loss(predictions, batch)[0]
 
     def predict_steps(self) -> Steps:
         """The programs of a model that need not be compiled."""
