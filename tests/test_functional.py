@@ -167,7 +167,7 @@ def test_further_keys_of_a_dict_are_left_out_and_a_vector_is_a_column() -> None:
         ({"loss": ["mse", "ce"], "loss_weights": {"vale": 1.0}}, "'value'"),
     ],
 )
-def test_losses_and_metrics_that_do_not_fit_the_outputs(compiled: dict[str, Any], message: str) -> None:
+def test_B3_B4_C1_losses_and_metrics_that_do_not_fit_the_outputs(compiled: dict[str, Any], message: str) -> None:
     """Keras trains on with a list of the wrong length."""
     model = two_in_two_out(keras)
     model.compile("adam", **compiled)
@@ -201,7 +201,7 @@ def test_weights_of_a_graph_are_drawn_once_together_and_repeatably() -> None:
     assert np.asarray(other(np.ones((1, 3)))).std() > 0
 
 
-def test_sample_weights_per_output() -> None:
+def test_D4_sample_weights_per_output_in_every_form() -> None:
     weight = np.linspace(0.1, 2, 120).astype(np.float32)
     runs = []
     for form in (weight, [weight, weight], {"value": weight, "kind": weight}):

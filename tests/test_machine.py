@@ -94,7 +94,7 @@ def test_twenty_predict_sizes_share_at_most_five_programs() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_weights_and_history_are_bit_identical_however_steps_are_cut_into_executions(batch_norm: bool) -> None:
+def test_A3_weights_and_history_are_bit_identical_however_steps_are_cut_into_executions(batch_norm: bool) -> None:
     x, y = digits(250)
     runs = []
     for steps_per_execution in ("auto", 1, 3, 100):
@@ -106,7 +106,7 @@ def test_weights_and_history_are_bit_identical_however_steps_are_cut_into_execut
         assert history == runs[0][1]
 
 
-def test_eager_steps_give_the_numbers_of_compiled_ones() -> None:
+def test_A4_eager_steps_give_the_numbers_of_compiled_ones() -> None:
     x, y = digits(60)
     runs = []
     for eager in (False, True):
@@ -118,7 +118,7 @@ def test_eager_steps_give_the_numbers_of_compiled_ones() -> None:
     np.testing.assert_allclose(runs[0][1]["loss"], runs[1][1]["loss"], rtol=1e-5)
 
 
-def test_eager_steps_run_python_in_call_every_time() -> None:
+def test_A4_eager_steps_run_python_in_call_every_time() -> None:
     seen = []
 
     class Looking(layers.Layer):
@@ -245,8 +245,8 @@ def test_a_layer_may_hold_flax_modules_in_lists() -> None:
     assert len(model.trainable_weights) == 4
 
 
-def test_frozen_layers_stay_and_thaw_also_after_an_earlier_fit() -> None:
-    """Keras on JAX keeps training what was frozen after the first fit."""
+def test_A6_frozen_layers_stay_and_thaw_also_after_an_earlier_fit() -> None:
+    """Keras on JAX crashes there, see test_contract_compile.py."""
     x, y = digits(100)
     model = small()
     model.fit(x, y, verbose=0)
@@ -261,7 +261,7 @@ def test_frozen_layers_stay_and_thaw_also_after_an_earlier_fit() -> None:
     assert not same(model.layers[0].get_weights(), first)
 
 
-def test_fitting_twice_goes_on_with_the_optimizer_and_compiling_starts_it_anew() -> None:
+def test_A5_fitting_twice_goes_on_with_the_optimizer_and_compiling_starts_it_anew() -> None:
     x, y = digits(96)
     model = small()
     model.fit(x, y, epochs=2, verbose=0)
@@ -353,7 +353,7 @@ def test_two_models_train_in_two_threads_without_disturbing_each_other() -> None
         assert same(model.get_weights(), weights)
 
 
-def test_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:
+def test_A3_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:
     x, y = digits(1700)
     lasts = []
     original = loop.TrainRunner.run

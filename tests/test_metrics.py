@@ -306,7 +306,7 @@ def test_weights_of_another_shape():
         ((8, 5, 3), (8, 5, 3), metrics.CategoricalAccuracy),
     ],
 )
-def test_accuracy_by_shape(name, y, p, cls):
+def test_C2_accuracy_by_shape(name, y, p, cls):
     metric = metrics.resolve(name, y, p)
     assert (type(metric), metric.name) == (cls, name)
 

@@ -25,61 +25,8 @@ def classifier() -> keras.Sequential:
 
 X, Y = digits(64)
 
-# What is passed to fit, and a part of what is said.
-BAD_FITS: dict[str, tuple[dict[str, Any], str]] = {
-    "no data": ({}, "expected x, got None"),
-    "wrong width": ({"x": X[:, :5], "y": Y}, r"shape \(n, 64\).*got \(64, 5\)"),
-    "wrong rank": ({"x": X.reshape(-1, 8, 8), "y": Y}, r"shape \(n, 64\).*got \(64, 8, 8\)"),
-    "two inputs": ({"x": [X, X], "y": Y}, "one array.*got a list of 2"),
-    "sizes": ({"x": X, "y": Y[:-1]}, "x: 64, y: 63"),
-    "no targets": ({"x": X}, "has the loss.*expected y"),
-    "label too large": ({"x": X, "y": Y + 1}, "10 classes.*holds 10"),
-    "label negative": ({"x": X, "y": Y - 1}, "holds -1"),
-    "validation label too large": ({"x": X, "y": Y, "validation_data": (X, Y + 1)}, "10 classes"),
-    "one-hot for sparse": ({"x": X, "y": np.eye(10)[Y]}, "class numbers"),
-    "strings": ({"x": X, "y": Y.astype(str)}, "Expected numbers in y"),
-    "empty": ({"x": X[:0], "y": Y[:0]}, "at least one example"),
-    "batch size 0": ({"x": X, "y": Y, "batch_size": 0}, "batch_size.*got 0"),
-    "batch size text": ({"x": X, "y": Y, "batch_size": "big"}, "batch_size.*'big'"),
-    "batch size float": ({"x": X, "y": Y, "batch_size": 16.0}, "batch_size.*16.0"),
-    "batch size bool": ({"x": X, "y": Y, "batch_size": True}, "batch_size.*True"),
-    "epochs negative": ({"x": X, "y": Y, "epochs": -1}, "epochs.*-1"),
-    "epochs float": ({"x": X, "y": Y, "epochs": 2.5}, "epochs.*2.5"),
-    "verbose": ({"x": X, "y": Y, "verbose": 3}, "verbose.*3"),
-    "shuffle": ({"x": X, "y": Y, "shuffle": "rows"}, "shuffle.*'rows'"),
-    "validation split 1": ({"x": X, "y": Y, "validation_split": 1.0}, "validation_split.*1.0"),
-    "validation split empties": ({"x": X, "y": Y, "validation_split": 0.999}, "leaves none for training"),
-    "validation data": ({"x": X, "y": Y, "validation_data": X}, "validation_data="),
-    "validation width": ({"x": X, "y": Y, "validation_data": (X[:, :5], Y)}, r"\(n, 64\)"),
-    "validation freq": ({"x": X, "y": Y, "validation_freq": 0}, "validation_freq.*0"),
-    "weights shape": ({"x": X, "y": Y, "sample_weight": np.ones((64, 3))}, "sample weights"),
-    "class weight keys": ({"x": X, "y": Y, "class_weight": {"a": 1.0}}, "keys of class_weight"),
-    "class weight form": ({"x": X, "y": Y, "class_weight": [1.0, 2.0]}, "dict of class"),
-    "steps per epoch": ({"x": X, "y": Y, "steps_per_epoch": 0}, "steps_per_epoch.*0"),
-    "validation steps": ({"x": X, "y": Y, "validation_split": 0.5, "validation_steps": -1}, "validation_steps.*-1"),
-    "generator": ({"x": (b for b in [])}, "generator"),
-    "path": ({"x": "digits.csv"}, "str"),
-    "targets for no output": ({"x": X, "y": {"nothing": Y}}, "Unknown output 'nothing'"),
-}
 
-
-@pytest.mark.parametrize("name", BAD_FITS)
-def test_bad_arguments_of_fit_are_said_and_change_nothing(name: str) -> None:
-    arguments, message = BAD_FITS[name]
-    model = classifier()
-    before = model.get_weights()
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        model.fit(**{"verbose": 0, **arguments})
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
-    assert model.optimizer.iterations == 0
-
-
-def test_callbacks_that_are_none() -> None:
-    with pytest.raises(TypeError, match="add \\(\\)"):
-        classifier().fit(X, Y, callbacks=[keras.callbacks.EarlyStopping], verbose=0)
-
-
-def test_unknown_keywords_are_type_errors() -> None:
+def test_A2_unknown_keywords_are_type_errors() -> None:
     with pytest.raises(TypeError, match="batchsize"):
         classifier().fit(X, Y, batchsize=3)
     with pytest.raises(TypeError, match="metric"):
@@ -98,25 +45,25 @@ def test_unknown_keywords_are_type_errors() -> None:
         ({"optimizer": "adam", "loss": {"a": "mee"}}, "mse"),
     ],
 )
-def test_unknown_names_are_said_at_compile_with_the_nearest(arguments: dict[str, Any], nearest: str) -> None:
+def test_A2_unknown_names_are_said_at_compile_with_the_nearest(arguments: dict[str, Any], nearest: str) -> None:
     with pytest.raises(ValueError, match=f"Unknown .*{nearest}"):
         classifier().compile(**arguments)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
-def test_steps_per_execution_is_checked_at_compile(value: Any) -> None:
+def test_A3_steps_per_execution_is_checked_at_compile(value: Any) -> None:
     with pytest.raises(ValueError, match="steps_per_execution"):
         classifier().compile("adam", "mse", steps_per_execution=value)
 
 
-def test_no_loss_anywhere_is_an_error() -> None:
+def test_B1_no_loss_anywhere_is_an_error() -> None:
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam")
     with pytest.raises(ValueError, match="loss"):
         model.fit(*diabetes(32), verbose=0)
 
 
-def test_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
+def test_B7_n_by_2_against_n_by_1_is_an_error_and_not_a_broadcast() -> None:
     """Keras broadcasts silently and trains on nonsense."""
     x, y = diabetes(32)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
@@ -148,7 +95,7 @@ def test_G3_validation_freq() -> None:
     assert len(history["val_loss"]) == 2
 
 
-def test_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
+def test_C5_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
     x, y = diabetes(64)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam", "mse", metrics=["mae", "mse", keras.metrics.R2Score()], weighted_metrics=["mae", "mape"])
@@ -162,14 +109,14 @@ def test_results_have_the_order_of_compile_and_evaluate_its_labels() -> None:
     assert isinstance(model.evaluate(x, y, verbose=0), float)
 
 
-def test_a_repeated_name_gets_a_number() -> None:
+def test_C3_a_repeated_name_gets_a_number() -> None:
     x, y = diabetes(32)
     model = keras.Sequential([layers.Dense(1, input_shape=(10,))])
     model.compile("adam", "mse", metrics=["mae", "mae", "mae"])
     assert list(model.fit(x, y, verbose=0).history) == ["loss", "mae", "mae_1", "mae_2"]
 
 
-def test_any_optax_transformation_is_an_optimizer() -> None:
+def test_A1_any_optax_transformation_is_an_optimizer() -> None:
     model = classifier()
     model.compile(optax.chain(optax.clip(1.0), optax.adamw(0.01)), "ce", ["accuracy"])
     history = model.fit(*digits(400), epochs=5, verbose=0).history
@@ -195,7 +142,7 @@ def test_K_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
 
 
-def test_K_summary_counts_weights_and_follows_trainable() -> None:
+def test_A6_summary_counts_weights_and_follows_trainable() -> None:
     model = classifier()
     lines: list[str] = []
     model.summary(print_fn=lines.append)
@@ -310,7 +257,7 @@ def test_F3_every_epoch_takes_exactly_steps_per_epoch_batches_of_an_endless_stre
     assert history.programs["train"] == 1
 
 
-def test_F3_with_an_int_of_steps_per_execution_no_batch_is_added() -> None:
+def test_A3_F3_with_an_int_of_steps_per_execution_no_batch_is_added() -> None:
     """3 steps an epoch, 2 per execution: Keras runs 4."""
     model = classifier()
     model.compile("sgd", "ce", steps_per_execution=2)

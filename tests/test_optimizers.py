@@ -261,7 +261,7 @@ def test_unknown_arguments():
 
 
 @pytest.mark.parametrize("name", sorted(optimizers.NAMES))
-def test_defaults_are_those_of_keras(name):
+def test_A1_defaults_are_those_of_keras(name):
     ours = optimizers.NAMES[name]
     theirs = inspect.signature(getattr(keras.optimizers, ours.__name__).__init__).parameters
     wanted = {k: p.default for k, p in theirs.items() if k not in ("self", "kwargs", "name")}

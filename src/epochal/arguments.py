@@ -40,8 +40,8 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 
-def checked_batch_size(given: Any, n: int) -> int:
-    """Examples per step, at most n.
+def checked_batch_size(given: Any, n: int, name: str = "batch_size") -> int:
+    """Examples per step, at most n; `name` is the argument's.
 
     Raises:
         ValueError: neither "auto", "full" nor an int >= 1.
@@ -51,7 +51,7 @@ def checked_batch_size(given: Any, n: int) -> int:
     if given is None or given == "auto":
         return min(DEFAULT_BATCH_SIZE, n)
     if not is_count(given):
-        raise ValueError(f'Expected batch_size to be "auto", "full" or an int >= 1, got {given!r}.')
+        raise ValueError(f'Expected {name} to be "auto", "full" or an int >= 1, got {given!r}.')
     return min(int(given), n)
 
 
@@ -143,7 +143,7 @@ def per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
         return [values.get(n) for n in names]
     if isinstance(values, list | tuple):
         if len(values) != len(names):
-            raise ValueError(f"Expected {what} with one array per output ({list(names)}), got {len(values)}.")
+            raise ValueError(f"Expected {what} with one array per output ({list(names)}), got {len(values)} arrays.")
         return list(values)
     if len(names) == 1 or what == "sample_weight":
         return [values] * len(names)

@@ -123,9 +123,9 @@ class Functional(Model):
         return [str(key) for key in keys]
 
     def names_of(self, outputs: Any) -> list[str]:
-        """Keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
+        """Sorted keys of a dict of outputs; else the names of the layers that make them, numbered where they repeat."""
         if isinstance(self.output, Mapping):
-            return list(self.output)
+            return sorted(self.output)
         seen: Counter[str] = Counter()
         names = []
         for tensor in self.outputs:

@@ -21,6 +21,7 @@ from epochal.arguments import (
     check_inputs,
     check_shuffle,
     check_view,
+    checked_batch_size,
     checked_epochs,
     checked_steps,
     fits_declared,
@@ -35,7 +36,8 @@ from epochal.display import display_for
 from epochal.feed import Batch
 from epochal.layers.base import Layer, abstract_call, children, walk
 from epochal.layers.graph import is_shape, is_symbolic
-from epochal.objective import Recipe
+from epochal.layers.weights import only_shapes_count
+from epochal.objective import Recipe, naming
 from epochal.random import next_seed
 from epochal.state import TrainState
 from epochal.step import Custom
@@ -118,6 +120,9 @@ class Model(Layer):
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
         steps_per_execution: Checked = "auto",
+        *,
+        jit_compile: Checked = True,
+        auto_scale_loss: bool = True,
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -127,17 +132,25 @@ class Model(Layer):
             metrics: names, functions, `Metric` or `Loss` objects; sample weights do not enter.
             loss_weights: a number, a list, or a dict by output.
             weighted_metrics: like `metrics`, with sample weights.
-            run_eagerly: run steps as plain Python: `print` and a debugger work inside; slow.
+            run_eagerly: run steps as plain Python: `print`, NumPy and a debugger work in `call` and in a loss; slow.
+                To be built, a model is called on the first example. While the gradient is taken, what depends on the
+                weights is a tracer: `print` shows its values, NumPy cannot read it.
             steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
+            jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
+            auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.
 
         Raises:
-            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`.
+            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution` or `jit_compile`.
         """
         recipe = Recipe(loss, metrics, loss_weights, weighted_metrics)
         recipe.check_names()
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(f'Expected jit_compile to be True, False or "auto", got {jit_compile!r}.')
         if steps_per_execution != "auto" and not is_count(steps_per_execution):
             raise ValueError(f'Expected steps_per_execution to be "auto" or an int >= 1, got {steps_per_execution!r}.')
-        self._training.compile(recipe, optimizers.get(optimizer), bool(run_eagerly), steps_per_execution)
+        self._training.compile(
+            recipe, optimizers.get(optimizer), bool(run_eagerly) or not jit_compile, steps_per_execution
+        )
 
     @property
     def compiled(self) -> bool:
@@ -235,6 +248,7 @@ class Model(Layer):
         check_shuffle(shuffle)
         check_view(view_metrics)
         due = validation_due(validation_freq)
+        checked_batch_size(validation_batch_size, 1, "validation_batch_size")
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
@@ -248,7 +262,9 @@ class Model(Layer):
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
             steps = training.steps(data.first, recipe)
-            feed, held = data.feed(steps), held_out.feed(steps) if held_out is not None else None
+            feed = data.feed(steps)
+            with naming("validation_data"):
+                held = held_out.feed(steps) if held_out is not None else None
             training.start_optimizer(steps.parts)
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
@@ -426,7 +442,7 @@ class Model(Layer):
     @property
     def metrics_names(self) -> list[str]:
         """The names of what `evaluate` reports, in its order; empty before the first data."""
-        found = [s.objective.labels for s in self._training.programs.values() if s.objective is not None]
+        found = [s.objective.reported for s in self._training.programs.values() if s.objective is not None]
         return list(found[-1]) if found else []
 
     # Set to True in a hook, they end the method after the batch; `stop_training` after the epoch when set at its end.
@@ -551,7 +567,8 @@ class Model(Layer):
         self.build_from(jax.tree.map(spec, input_shape, is_leaf=is_shape))
 
     def _ensure_built(self, x: Any) -> None:
-        if self._training.inputs is None and not any(isinstance(a, Tracer) for a in jax.tree.leaves(x)):
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
+        if self._training.inputs is None and not traced and not only_shapes_count():
             self.build_from(x)
         super()._ensure_built(x)
 
@@ -563,8 +580,7 @@ class Model(Layer):
 
     def build_from(self, x: Any) -> None:
         """Makes the weights of all layers for a batch like `x` (arrays or `jax.ShapeDtypeStruct`, batch axis first)."""
-        specs = jax.tree.map(spec_of, x)
-        self._training.built_for(specs, abstract_call(self, specs))
+        self._training.built_for(jax.tree.map(spec_of, x), abstract_call(self, self._training.sample_of(x)))
 
     def build_for(self, x: Any) -> None:
         """Builds the model for its first data, or checks that this data is like the first.
@@ -585,7 +601,7 @@ class Model(Layer):
         if ranks[0] != ranks[1] or not fits_declared(self._declared_shape(), seen):
             return False
         try:
-            outputs = abstract_call(self, seen)
+            outputs = abstract_call(self, self._training.sample_of(x))
         except (TypeError, ValueError):
             return False
         self._training.built_for(seen, outputs)
@@ -596,9 +612,9 @@ class Model(Layer):
         return None
 
     def names_of(self, outputs: Any) -> list[str]:
-        """Names of the outputs, for labels and for targets given as a dict."""
+        """Names of the outputs, for labels and for targets given as a dict; keys of a dict of outputs are sorted."""
         if isinstance(outputs, dict):
-            return list(outputs)
+            return sorted(outputs)
         if isinstance(outputs, list | tuple):
             return [f"output_{i + 1}" for i in range(len(outputs))]
         return ["output"]
@@ -621,6 +637,8 @@ class Model(Layer):
         Raises:
             ValueError: there is none.
         """
+        if name is None and index is None:
+            raise ValueError("Expected get_layer(name) or get_layer(index=…), got neither.")
         layers = list(self.layers)
         if index is not None:
             if not -len(layers) <= index < len(layers):

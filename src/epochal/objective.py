@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,6 @@ from epochal import losses, metrics
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
-from epochal.names import unknown
 
 Logs = dict[str, float]
 
@@ -75,13 +75,19 @@ class _Measure:
 class Objective:
     """The loss of a batch and the statistics behind every reported number.
 
+    Args:
+        recipe: what `compile` was given.
+        outputs: the model's.
+        traced: whether losses and metrics may be traced for shapes; if not, the first batch gives the tally its form.
+
     Attributes:
-        labels: names of all reported numbers in order: loss, per-output losses, metrics, weighted metrics.
+        labels: loss, per-output losses, metrics, weighted metrics: what is kept in a tally, in order.
+        reported: names of all reported numbers, in order; other than `labels` once a metric has given a dict of them.
         row_independent: whether all losses and metrics are epochal's own, so that padding rows cannot reach them.
         start: the tally before any batch.
     """
 
-    def __init__(self, recipe: Recipe, outputs: Sequence[Output]):
+    def __init__(self, recipe: Recipe, outputs: Sequence[Output], traced: bool = True):
         self.outputs = list(outputs)
         names = [o.name for o in outputs]
         per_output = per_output_losses(recipe.loss, names)
@@ -94,9 +100,10 @@ class Objective:
         ]
         self.measures = self._measures(recipe)
         self.labels = ["loss", *[label for label in self.loss_labels if label], *[m.label for m in self.measures]]
+        self.reported = list(self.labels)
         used = [*self.losses, *[m.metric for m in self.measures]]
         self.row_independent = all(_is_ours(item) for item in used if item is not None)
-        self.start = self._lay_out()
+        self.start = self._lay_out() if traced else Tally(np.zeros((2, 0), np.float32), {})
 
     def _lay_out(self) -> Tally:
         """The tally before any batch, found by shapes alone; targets that fit no loss are refused here."""
@@ -110,6 +117,7 @@ class Objective:
         def packed(targets: Any, predictions: Any) -> Array:
             size = jnp.float32(predictions[0].shape[0])
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
+            self.loss(predictions, batch)  # refuses targets that do not fit
             return self._pack(self._statistics(predictions, batch, jnp.zeros(()), states)[0])
 
         width = jax.eval_shape(packed, targets, predictions).shape[0]
@@ -124,6 +132,7 @@ class Objective:
 
     def _measures(self, recipe: Recipe) -> list[_Measure]:
         names = [o.name for o in self.outputs]
+        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
         found: list[_Measure] = []
         for weighted, given in ((False, recipe.metrics), (True, recipe.weighted_metrics)):
             for i, items in enumerate(per_output_metrics(given, names, "weighted_metrics" if weighted else "metrics")):
@@ -132,10 +141,9 @@ class Objective:
                     if output.target is None:
                         raise ValueError(f"Output {output.name!r} has metrics and no targets: expected y.")
                     metric = metrics.resolve(item, output.target.shape, output.prediction.shape)
-                    label = f"{output.name}_{metric.name}" if len(names) > 1 else metric.name
-                    found.append(_Measure(label, metric, i, weighted))
-        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
-        return [_Measure(_free_label(m, taken), m.metric, m.output, m.weighted) for m in found]
+                    prefix = f"{output.name}_" if len(names) > 1 else ""
+                    found.append(_Measure(_free_label(prefix, metric.name, weighted, taken), metric, i, weighted))
+        return found
 
     # -- inside a trace
 
@@ -152,7 +160,7 @@ class Objective:
         for i, loss in enumerate(self.losses):
             if loss is None:
                 continue
-            with _naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
+            with naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
                 value = reduce_loss(loss, targets[i], predictions[i], weights[i], batch)
             total = total + self.loss_weights[i] * value
             label = self.loss_labels[i]
@@ -169,25 +177,30 @@ class Objective:
             tally: before the batch.
         """
         sums, states = self._statistics(predictions, batch, total, tally.states)
-        return Tally(accumulate(tally.sums, self._pack(sums)), states)
+        packed = self._pack(sums)
+        before = tally.sums if tally.sums.size else jnp.zeros((2, packed.shape[0]))
+        return Tally(accumulate(before, packed), states)
 
     def _statistics(
         self, predictions: Sequence[Array], batch: Batch, total: Array, states: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
-        losses = {"loss": total, **self.loss(predictions, batch)[1]}
+        losses = {"loss": total}
+        if any(self.loss_labels):
+            losses |= self.loss(predictions, batch)[1]
         sums: dict[str, Any] = {label: {"total": v * batch.size, "count": batch.size} for label, v in losses.items()}
         after: dict[str, Any] = {}
         for m in self.measures:
-            with _naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
+            with naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
                 weight = weights[m.output] if m.weighted else None
                 weight = combined(batch.rows, get_mask(predictions[m.output]), weight)
                 target, prediction = self._shifted(m, targets, predictions, batch)
                 if m.metric.additive:
                     sums[m.label] = m.metric.stats(target, prediction, weight)
                 else:
-                    after[m.label] = m.metric.update(states[m.label], target, prediction, weight)
+                    state = states[m.label] if m.label in states else m.metric.initial(target, prediction, weight)
+                    after[m.label] = m.metric.update(state, target, prediction, weight)
         return sums, after
 
     def _shifted(
@@ -238,6 +251,7 @@ class Objective:
             metric = metrics_by_label[label]
             value = metric.value(sums[label] if metric.additive else tally.states[label])
             logs.update(value if isinstance(value, Mapping) else {label: _number(value)})
+        self.reported = list(logs)
         return logs
 
 
@@ -270,8 +284,8 @@ class Means:
 
 
 @contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Says which loss or metric refused its targets; shapes are those of any number n of examples."""
+def naming(what: str) -> Iterator[None]:
+    """Says in which loss, metric or argument the error is; shapes are those of any number n of examples."""
     try:
         yield
     except ValueError as error:
@@ -306,8 +320,8 @@ def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, 
     if values.ndim == 0:
         if weight is not None:
             raise ValueError(
-                f"Loss {loss.name!r} returned one number for the batch, which sample_weight or class_weight cannot "
-                "weight. Return one value per example, shape (batch,)."
+                "sample_weight and class_weight need one value per example, shape (n,); got one number for the whole "
+                "batch. Return the values before their mean."
             )
         return values
     count: Any = batch.size * math.prod(values.shape[1:])
@@ -357,10 +371,10 @@ def _is_ours(item: Any) -> bool:
     return module.startswith("epochal.") and (inner is None or inner is item or _is_ours(inner))
 
 
-def _free_label(measure: _Measure, taken: Counter[str]) -> str:
-    label = measure.label
-    if measure.weighted and taken[label]:
-        label = f"weighted_{label}"
+def _free_label(prefix: str, name: str, weighted: bool, taken: Counter[str]) -> str:
+    label = prefix + name
+    if weighted and taken[label]:
+        label = f"{prefix}weighted_{name}"
     while taken[label]:
         base, number = label, taken[label]
         label = f"{base}_{number}"
@@ -413,26 +427,29 @@ def _loss_weights(given: Any, names: Sequence[str]) -> list[float]:
         return [1.0] * len(names)
     if isinstance(given, Mapping):
         _check_keys(given, names, "loss_weights")
-        return [float(given.get(name, 1.0)) for name in names]
+        return [_as_weight(given.get(name, 1.0)) for name in names]
     if isinstance(given, list | tuple):
         if len(given) != len(names):
             raise ValueError(f"Expected one loss weight per output ({len(names)}: {list(names)}), got {len(given)}.")
-        return [float(w) for w in given]
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError(f"Expected loss_weights as a number, a list or a dict, got {given!r}.")
-    return [float(given)] * len(names)
+        return [_as_weight(w) for w in given]
+    return [_as_weight(given)] * len(names)
+
+
+def _as_weight(given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise ValueError(f"Expected loss_weights as a number, or numbers in a list or a dict by output, got {given!r}.")
+    return float(given)
 
 
 def _check_keys(given: Mapping, names: Sequence[str], what: str) -> None:
     for key in given:
         if key not in names:
-            raise ValueError(f"In {what}: " + unknown("output", str(key), list(names)))
+            raise ValueError(f"Unknown output {key!r} in {what}; the outputs are {list(names)}.")
 
 
 def _listed(item: Any) -> list[Any]:
-    if item is None:
-        return []
-    return list(item) if isinstance(item, list | tuple) else [item]
+    items = item if isinstance(item, list | tuple) else [item]
+    return [i for i in items if i is not None]
 
 
 def _leaves(form: Any) -> list[Any]:

@@ -273,7 +273,10 @@ def _reader(source: Path) -> Callable[[str], bytes]:
                     raise ValueError(f"{source}: {name} is compressed; epochal writes models uncompressed.")
                 return archive.read(name)
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
-            raise ValueError(f"{source} is not a model saved by epochal: {error}") from error
+            raise ValueError(
+                f"{source} is not a model saved by epochal: {error}. Expected what save() wrote; load_weights() reads "
+                "weights alone."
+            ) from error
 
     return read_member
 
@@ -334,7 +337,9 @@ def _tensors(content: bytes, name: Path) -> list[tuple[str, np.ndarray]]:
     try:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{name} is not a whole safetensors file: {error}") from error
+        raise ValueError(
+            f"{name} is not a whole safetensors file: {error}. Expected what save_weights() wrote."
+        ) from error
     return sorted(arrays.items())
 
 

@@ -63,6 +63,15 @@ def calling(call: Call) -> Iterator[Call]:
         _current.reset(token)
 
 
+def shapes_of(function: Callable, *arguments: Any) -> Any:
+    """What `function` returns for these, found by shapes alone; or by calling it, when they are arrays.
+
+    Steps that run as plain Python must not be traced for shapes either: a user's NumPy in them would refuse.
+    """
+    by_shape = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arguments))
+    return jax.eval_shape(function, *arguments) if by_shape else function(*arguments)
+
+
 def row_keys(stream: str, rows: int) -> Array | None:
     """One random key per row for the layer called `stream`, shape (rows,); None when the pass has none to give.
 

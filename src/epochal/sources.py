@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import jax
@@ -148,8 +149,19 @@ def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str
     n = next(iter(sizes.values()), 0)
     if n == 0:
         raise ValueError(f"Expected at least one example in {method}(), got none (shape {_shapes(parts['x'])}).")
-    weight = jax.tree.map(lambda a: a if isinstance(a, Lazy) else np.asarray(a, np.float32), parts["sample_weight"])
+    weight = jax.tree.map(_finite, parts["sample_weight"])
     return Examples(parts["x"], parts["y"], weight, n)
+
+
+def _finite(weights: Any) -> Any:
+    """Sample weights as float32. A single one that is no number would make the model's weights so."""
+    if isinstance(weights, Lazy):
+        return weights
+    array = np.asarray(weights, np.float32)
+    if not np.isfinite(array).all():
+        wrong = array[~np.isfinite(array)][0]
+        raise ValueError(f"Expected finite numbers in sample_weight, got {wrong}. Give 0 to leave an example out.")
+    return array
 
 
 def split(examples: Examples, fraction: Any) -> tuple[Examples, Examples]:
@@ -177,11 +189,11 @@ def as_validation(data: Any) -> Examples:
         ValueError: another form.
     """
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        got = f"a {type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else _describe(data)
         raise ValueError(
-            "Expected validation_data=(x, y) or (x, y, sample_weight), a dataset or a generator, got "
-            f"{_describe(data)}."
+            f"Expected validation_data=(x, y) or (x, y, sample_weight), a dataset or a generator, got {got}."
         )
-    return as_examples(*data, method="validation")
+    return as_examples(*data)
 
 
 def class_weights(y: Any, class_weight: Mapping[Any, Any], one_hot: bool) -> np.ndarray:
@@ -195,9 +207,11 @@ def class_weights(y: Any, class_weight: Mapping[Any, Any], one_hot: bool) -> np.
     Raises:
         ValueError: a key that is not an integer, or targets that are not classes.
     """
-    for key in class_weight:
+    for key, value in class_weight.items():
         if isinstance(key, bool) or not isinstance(key, int | np.integer):
             raise ValueError(f"Expected integers as keys of class_weight, got {key!r}.")
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"Expected finite numbers as values of class_weight, got {value!r} for class {key}.")
     labels = np.asarray(y)
     if one_hot:
         labels = labels.argmax(-1)
@@ -246,7 +260,8 @@ def _array(value: Any, name: str) -> Any:
             array = np.asarray(value)
         except ValueError as error:  # ragged lists
             raise ValueError(
-                f"Expected {name} to be an array of equal rows, got {_describe(value)}: {error}"
+                f"Expected {name} to be an array of equal rows, got {_describe(value)}. Pad rows of different lengths "
+                "first: see utils.pad_sequences."
             ) from error
         array = _without_object_dtype(array, name)
     if array.ndim == 0:
@@ -307,9 +322,9 @@ def _without_object_dtype(array: np.ndarray, name: str) -> np.ndarray:
             return array.astype(np.float32)
         except (TypeError, ValueError):
             pass
+    advice = "Encode text as integers first." if array.dtype.kind in "OSUT" else "Convert it to floats first."
     raise ValueError(
-        f"Expected numbers in {name}, got {array.dtype} (first value: {array.reshape(-1)[:1].tolist()}). "
-        "Encode text as integers first."
+        f"Expected numbers in {name}, got {array.dtype} (first value: {array.reshape(-1)[:1].tolist()}). {advice}"
     )
 
 

@@ -164,7 +164,8 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
-            self.means = Means(jax.eval_shape(logs, state, block))
+            found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
+            self.means = Means(found)
         return self.means.start
 
     def program(self, kind: str, padded: bool) -> Program:

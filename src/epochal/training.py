@@ -34,7 +34,7 @@ from epochal.display import Display
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
-from epochal.objective import Objective, Output, Recipe, Tally
+from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
 from epochal.resume import Backup, Run, Saved
@@ -67,6 +67,7 @@ class Training:
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
+        self._sample: Any = None  # inputs that shapes are found with where steps run as plain Python
         self._parts: Parts | None = None
         self._found: list[Any] = []  # what the model consisted of when it was taken apart
         self.programs: dict[Any, Steps] = {}
@@ -149,7 +150,8 @@ class Training:
             return data, None
         if is_stream(validation_data):
             return data, self.data("validation", (validation_data, None, None), validation_way, closing)
-        return data, self._of_arrays(sources.as_validation(validation_data), by_default)
+        with naming("validation_data"):
+            return data, self._of_arrays(sources.as_validation(validation_data), by_default)
 
     def data(self, method: str, given: tuple, way: Way, closing: ExitStack, class_weight: Any = None) -> Data:
         """What a user passes as x, y and sample_weight, checked; the model is built for it.
@@ -233,7 +235,13 @@ class Training:
         """Inputs in the model's structure; builds the model for its first data, and checks what comes later."""
         matched = Examples(self.model.match_inputs(examples.x), examples.y, examples.weight, examples.n)
         self.model.build_for(matched.x)
+        if self.eager:
+            self._sample = self.sample_of(matched.x)
         return matched
+
+    def sample_of(self, values: Any) -> Any:
+        """Two rows like these arrays (or shapes): shapes alone or, where steps run as plain Python, arrays."""
+        return jax.tree.map(_first_twice if self.eager else spec_of, values)
 
     def aligned(self, examples: Examples) -> Examples:
         """The same, with targets and weights as lists with one array per output."""
@@ -251,9 +259,9 @@ class Training:
         return with_class_weight(examples, class_weight, self.model.names_of(outputs), outputs)
 
     def outputs(self) -> Any:
-        """Shape and type of what the model returns for a batch."""
+        """Shape and type of what the model returns for a batch; arrays, where steps run as plain Python."""
         if self._outputs is None:
-            self._outputs = abstract_call(self.model, self.inputs)
+            self._outputs = abstract_call(self.model, self._sample if self.eager else self.inputs)
         return self._outputs
 
     def parts(self) -> Parts:
@@ -276,12 +284,13 @@ class Training:
         predictions: Any = self.outputs()
         names = self.model.names_of(predictions)
         targets = examples.y if examples.y is not None else [None] * len(names)
-        specs: list[Any] = [None if t is None else spec_of(t) for t in targets]
-        outputs = [Output(n, t, p) for n, t, p in zip(names, specs, as_list(predictions, names), strict=True)]
+        found = as_list(predictions, names)
+        shapes = jax.tree.map(spec_of, (list(targets), found))
         revision = self.optimizer.revision if self.optimizer is not None else 0
-        key = (tuple((o.name, o.target, o.prediction) for o in outputs), self.eager, revision)
+        key = (tuple(zip(names, *shapes, strict=True)), self.eager, revision)
         if key not in self.programs:
-            objective = Objective(recipe, outputs)
+            outputs = [Output(*row) for row in zip(names, *shapes, strict=True)]
+            objective = Objective(recipe, outputs, traced=not self.eager)
             self.programs[key] = Steps(
                 parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()
             )
@@ -313,18 +322,20 @@ class Training:
         predictions = as_list(y_pred, names)
         targets = [None] * len(names) if y is None else per_output(y, names, "y")
         weights = None if sample_weight is None else per_output(sample_weight, names, "sample_weight")
-        specs: list[Any] = [None if t is None else spec_of(jnp.asarray(t)) for t in targets]
-        rows = [Output(n, t, spec_of(p)) for n, t, p in zip(names, specs, predictions, strict=True)]
+        specs = jax.tree.map(spec_of, ([None if t is None else jnp.asarray(t) for t in targets], predictions))
+        outputs = [Output(*row) for row in zip(names, *specs, strict=True)]
         n = predictions[0].shape[0]
         batch = Batch(None, targets, weights, None, jnp.float32(n), jnp.arange(n, dtype=jnp.uint32))
-        return Objective(replace(recipe, metrics=None, weighted_metrics=None), rows).loss(predictions, batch)[0]
+        recipe = replace(recipe, metrics=None, weighted_metrics=None)
+        return Objective(recipe, outputs, traced=False).loss(predictions, batch)[0]
 
     def predict_steps(self) -> Steps:
         """The programs of a model that need not be compiled."""
         parts = self.parts()
-        if "predict" not in self.programs:
-            self.programs["predict"] = Steps(parts, None, None, lambda p: p, self.eager)
-        return self.programs["predict"]
+        key = ("predict", self.eager)
+        if key not in self.programs:
+            self.programs[key] = Steps(parts, None, None, lambda p: p, self.eager)
+        return self.programs[key]
 
     def _running(self) -> Steps:
         if self._current is None:
@@ -551,6 +562,14 @@ class Data:
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:
     """Shape and type on the device of a batch of such rows; how many rows does not matter, so it is always 2."""
     return jax.ShapeDtypeStruct((2, *array.shape[1:]), device_dtype(array))
+
+
+def _first_twice(array: Any) -> Any:
+    """The first row twice, on the device; what is a shape stays one."""
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return spec_of(array)
+    row = sources.read_rows(array, np.zeros(1, np.int32))
+    return jnp.asarray(np.repeat(row, 2, axis=0))
 
 
 @contextmanager

@@ -355,19 +355,23 @@ class Layer(Configurable, nnx.Module):
         """Copies of all arrays, in Keras's order."""
         return [np.asarray(v.get_value()).copy() for v in self.weights]
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Any) -> None:
         """Replaces all arrays; `weights` as `get_weights()` returns them, from this or a Keras layer.
 
         Raises:
-            ValueError: another number of arrays, or another shape; nothing is changed then.
+            ValueError: another number of arrays, another shape, or no numbers; nothing is changed then.
         """
         variables = self.weights
+        if not isinstance(weights, Sequence):
+            raise ValueError(f"Expected a list of arrays as get_weights() returns it, got {type(weights).__name__}.")
         if len(weights) != len(variables):
             hint = "" if self.built else " The layer has no weights yet: build it, or call it on data first."
             raise ValueError(f"Expected {len(variables)} arrays for {self.name!r}, got {len(weights)}.{hint}")
         for item, value in zip(tracked(self), weights, strict=True):
             if tuple(np.shape(value)) != item.variable.shape:
                 raise ValueError(f"Expected shape {item.variable.shape} for {item.path!r}, got {np.shape(value)}.")
+            if (dtype := np.asarray(value).dtype).kind in "OSU":
+                raise ValueError(f"Expected numbers for {item.path!r}, got {dtype}.")
         for variable, value in zip(variables, weights, strict=True):
             assign(variable, value)
 
@@ -442,19 +446,22 @@ def _track(module: nnx.Module, prefix: str, trainable: bool, found: dict[int, Tr
 
 
 def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
-    """The shapes and types of what `layer` returns for `inputs`, without computing; builds what is not built yet.
+    """What `layer` returns for `inputs`, by `scope.shapes_of`; builds what is not built yet, and changes nothing else.
 
     Meanwhile weights that have no values yet are NumPy placeholders.
     """
+    before = [(t.variable, t.variable.get_raw_value()) for t in tracked(layer)]
 
     def forward(*arguments: Any) -> Any:
         with scope.calling(scope.Call()):
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
     with weights_in_one_draw(), _flax_in_inference(layer):
-        found = jax.eval_shape(forward, *inputs)
+        found = scope.shapes_of(forward, *inputs)
         if _left_unbuilt(layer):
-            jax.eval_shape(_dry(layer), *inputs)
+            scope.shapes_of(_dry(layer), *inputs)
+        for variable, value in before:  # weights that are made here are drawn after the call
+            variable.set_raw_value(value)
         return found
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from epochal import initializers, scope
 from epochal.layers.inputs import as_input
@@ -113,6 +114,8 @@ def assign(variable: nnx.Variable, value: Any) -> None:
     if new.shape != old.shape:
         name = variable.get_metadata().get("name", "weight")
         raise ValueError(f"Expected shape {old.shape} for {name!r}, got {new.shape}.")
+    if only_shapes_count() and isinstance(new, Tracer):
+        return
     variable.set_value(new)
     pending = _pending.get()
     if pending is not None:  # what a layer's `build` assigns is not drawn any more

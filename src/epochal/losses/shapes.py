@@ -70,7 +70,10 @@ def class_labels(y_true: ArrayLike, y_pred: ArrayLike, axis: int = -1) -> tuple[
     if y.ndim == p.ndim and y.shape[axis] == 1:
         y = y.squeeze(axis)
     if y.shape != expected:
-        raise ValueError(f"Expected class numbers of shape {expected} for predictions of {p.shape}, got {given}.")
+        hint = ""
+        if given == p.shape:
+            hint = " One-hot rows need a categorical loss or metric, such as 'categorical_crossentropy'."
+        raise ValueError(f"Expected class numbers of shape {expected} for predictions of {p.shape}, got {given}.{hint}")
     return y, p
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Bool, Shaped
 
-from epochal import initializers
+from epochal import initializers, scope
 from epochal.config import Configurable
 from epochal.losses.loss import Loss, function_name, snake_case
 from epochal.losses.shapes import ArrayLike, broadcast_weights, rank_matched
@@ -158,13 +158,15 @@ class Metric(Configurable):
     def initial(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The state before any example. The arguments tell shapes and types only; `jax.ShapeDtypeStruct`s will do."""
         if self.additive:
-            return _zeros(jax.eval_shape(self.stats, y_true, y_pred, sample_weight))
+            return _zeros(scope.shapes_of(self.stats, y_true, y_pred, sample_weight))
         first = {"variables": [v.first for v in self.variables], "sums": [None] * len(self._family())}
         with self._holding(first):
             self.reset_state()
             start = self._state()
+        if all(type(metric).stats is Metric.stats for metric in self._family()):
+            return start
         # Sums of additive metrics that this one holds or extends: their shapes are known once a batch was seen.
-        after = jax.eval_shape(lambda *batch: self._after(start, *batch), y_true, y_pred, sample_weight)
+        after = scope.shapes_of(lambda *batch: self._after(start, *batch), y_true, y_pred, sample_weight)
         return {**start, "sums": _zeros(after["sums"])}
 
     def update(self, state: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -240,7 +242,7 @@ def _metrics_in(value: Any) -> Iterator[Metric]:
 
 
 def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, jax.dtypes.canonicalize_dtype(s.dtype)), shapes)
 
 
 def _on_host(value: Any) -> Value | dict[str, Value]:
