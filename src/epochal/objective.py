@@ -124,18 +124,19 @@ class Objective:
 
     def _measures(self, recipe: Recipe) -> list[_Measure]:
         names = [o.name for o in self.outputs]
+        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
         found: list[_Measure] = []
         for weighted, given in ((False, recipe.metrics), (True, recipe.weighted_metrics)):
             for i, items in enumerate(per_output_metrics(given, names, "weighted_metrics" if weighted else "metrics")):
                 output = self.outputs[i]
+                prefix = f"{output.name}_" if len(names) > 1 else ""
                 for item in items:
                     if output.target is None:
                         raise ValueError(f"Output {output.name!r} has metrics and no targets: expected y.")
                     metric = metrics.resolve(item, output.target.shape, output.prediction.shape)
-                    label = f"{output.name}_{metric.name}" if len(names) > 1 else metric.name
+                    label = _free_label(prefix, metric.name, weighted, taken)
                     found.append(_Measure(label, metric, i, weighted))
-        taken = Counter(["loss", *[label for label in self.loss_labels if label]])
-        return [_Measure(_free_label(m, taken), m.metric, m.output, m.weighted) for m in found]
+        return found
 
     # -- inside a trace
 
@@ -357,10 +358,11 @@ def _is_ours(item: Any) -> bool:
     return module.startswith("epochal.") and (inner is None or inner is item or _is_ours(inner))
 
 
-def _free_label(measure: _Measure, taken: Counter[str]) -> str:
-    label = measure.label
-    if measure.weighted and taken[label]:
-        label = f"weighted_{label}"
+def _free_label(prefix: str, name: str, weighted: bool, taken: Counter[str]) -> str:
+    """The label of a metric that no other has, put down in `taken`."""
+    label = prefix + name
+    if weighted and taken[label]:
+        label = f"{prefix}weighted_{name}"
     while taken[label]:
         base, number = label, taken[label]
         label = f"{base}_{number}"
