@@ -109,9 +109,10 @@ BINARY_METRICS: Table = {
     "ce": lambda k: "ce",
     "ce in full": lambda k: k.metrics.BinaryCrossentropy(name="ce"),
 }
+# Steps so small that no training diverges: where weights grow without bound, so do rounding errors.
 OPTIMIZERS: Table = {
     "sgd by name": lambda k: "sgd",
-    "sgd": lambda k: k.optimizers.SGD(0.05, momentum=0.8, nesterov=True),
+    "sgd": lambda k: k.optimizers.SGD(0.01, momentum=0.8, nesterov=True),
     "clipped": lambda k: k.optimizers.SGD(0.1, clipnorm=0.5),
     "adam by name": lambda k: "adam",
     "adam": lambda k: k.optimizers.Adam(0.005, beta_1=0.8, epsilon=1e-3),

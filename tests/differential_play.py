@@ -171,6 +171,7 @@ def differences(found: Any, expected: Any, at: str = "") -> Iterator[str]:
         one, other = np.asarray(found, float), np.asarray(expected, float)
         if one.shape != other.shape:
             yield f"{at}: shape {one.shape}, of Keras {other.shape}"
-        elif not np.allclose(one, other, rtol=TOLERANCE, atol=FLOOR, equal_nan=True):
-            worst = np.unravel_index(np.nanargmax(np.abs(one - other)), one.shape)
+        elif not (close := np.isclose(one, other, rtol=TOLERANCE, atol=FLOOR, equal_nan=True)).all():
+            gap = np.where(close, 0, np.nan_to_num(np.abs(one - other), nan=np.inf))
+            worst = np.unravel_index(np.argmax(gap / (FLOOR + TOLERANCE * np.abs(other))), one.shape)
             yield f"{at}: {one[worst]:.7g}, of Keras {other[worst]:.7g}"
