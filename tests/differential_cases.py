@@ -262,7 +262,7 @@ def cases(draw: Any, family: str) -> Case:
         **arguments,
         **_measures(draw, pick, heads, family),
         weight_form="one" if outputs == 1 else pick("one", "list", "dict"),
-        class_weight=pick(True, False, False) and not all(h.startswith("number") for h in heads),
+        class_weight=pick(True, False, False, False) and not all(h.startswith("number") for h in heads),
         optimizer=pick(*OPTIMIZERS),
         evaluation_batch_size=pick(16, 16, 6),
         on_batch=pick(True, False),
@@ -280,7 +280,7 @@ def _outputs(pick: Callable, outputs: int, family: str) -> dict[str, Any]:
     if bare:
         losses = ("any",) * outputs if outputs > 1 else (pick(*HEADS[heads[0]].losses),)
     else:
-        losses = tuple(pick(*HEADS[h].losses, *([None] if i else [])) for i, h in enumerate(heads))
+        losses = tuple(pick(*HEADS[h].losses, *([None, None] if i else [])) for i, h in enumerate(heads))
     form = pick("number", "list") if outputs == 1 else pick("number", "list", "dict", "partial")
     weights = pick(None, None, tuple(pick(0.5, 2.0, 1.5) for _ in heads))
     if weights is not None and form == "number":
@@ -316,8 +316,8 @@ def _measures(draw: Any, pick: Callable, heads: tuple[str, ...], family: str) ->
 
 def _data(pick: Callable, family: str) -> dict[str, Any]:
     """What is trained and validated on, and for how long."""
-    source = pick("arrays", "arrays", "arrays", "dataset", "iterable", "generator", "dry")
-    kinds = ["none", "split", "split", "arrays", "weighted", "dataset", "iterable", "generator", "dry"]
+    source = pick(*["arrays"] * 4, "dataset", "dataset", "iterable", "generator", "generator", "dry")
+    kinds = ["none", *["split"] * 2, *["arrays"] * 2, "weighted", *["dataset"] * 2, "iterable", "generator", "dry"]
     validation = pick(*(k for k in kinds if source == "arrays" or k != "split"))
     initial_epoch = pick(0, 0, 0, 1)
     return {
@@ -329,7 +329,7 @@ def _data(pick: Callable, family: str) -> dict[str, Any]:
         "validation": validation,
         "validation_batch_size": pick(None, 16, 6) if validation in ("split", "arrays", "weighted") else None,
         "validation_steps": pick(1, 2) if validation == "generator" else pick(None, None, 1),
-        "validation_freq": pick(1, 1, 2, (2, 3)),
+        "validation_freq": pick(1, 1, 1, 2, (2, 3)),
     }
 
 

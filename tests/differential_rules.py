@@ -24,14 +24,14 @@ class Rule:
         says: what epochal does, and what Keras does instead.
         applies: to which cases, as far as the rules before have put them in other words.
         asked: the other words.
-        warns: whether epochal has to warn.
+        warns: whether epochal has to warn, in cases that it applies to.
     """
 
     id: str
     says: str
     applies: Callable[[Case], bool]
     asked: Callable[[Case], Case]
-    warns: bool = False
+    warns: Callable[[Case], bool] = lambda case: False
 
 
 def _measured(case: Case) -> set[str]:
@@ -92,6 +92,11 @@ def _one_loss_of_several(case: Case) -> bool:
     return case.several and sum(loss is not None for loss in case.losses) == 1
 
 
+def _leaves_out(case: Case) -> bool:
+    left_out = case.several and case.loss_form == "partial" and None in case.losses
+    return left_out and not _one_loss_of_several(case) and (case.structure == "list" or case.loss_weights is not None)
+
+
 def _with_silent_losses(case: Case) -> Case:
     weights = case.loss_weights or (1.0,) * len(case.heads)
     return replace(
@@ -142,10 +147,6 @@ def _until_dry(case: Case) -> Case:
     return replace(case, epochs=case.initial_epoch + -(-case.batches // case.per_epoch))
 
 
-def _validation_dries(case: Case) -> bool:
-    return case.validation == "dry" and None in case.validations().values()
-
-
 BETTER = (
     Rule(
         "B.2",
@@ -167,8 +168,8 @@ BETTER = (
     ),
     Rule(
         "B.3",
-        "a dict of losses may leave outputs out; Keras wants all of them",
-        lambda case: case.several and case.loss_form == "partial" and None in case.losses,
+        "a dict of losses may leave outputs out; Keras wants all of a list of outputs, and one for each loss weight",
+        _leaves_out,
         lambda case: replace(case, loss_form="list"),
     ),
     Rule(
@@ -211,8 +212,10 @@ BETTER = (
     ),
     Rule(
         "D.4",
-        "so may be those of one output; Keras takes a list of one array of weights for an array of rank 3",
-        lambda case: not case.several and _weighted(case) and case.targets != "one" and case.weight != "rows",
+        "so may be those of one output; Keras takes a list of one array of weights (n, 1) for an array (1, n, 1)",
+        lambda case: (
+            not case.several and case.targets == "list" and "column" in (case.weight or "") and not case.per_step
+        ),
         lambda case: replace(case, targets="one"),
     ),
     Rule(
@@ -236,7 +239,7 @@ BETTER = (
         "a generator that has ended ends training; Keras goes on with the first batches, which it remembers",
         _dries,
         _until_dry,
-        warns=True,
+        warns=lambda case: True,
     ),
     Rule(
         "G.3",
@@ -246,25 +249,20 @@ BETTER = (
     ),
     Rule(
         "G.4",
-        "validation on a generator that has ended gives no values; Keras goes on with the first batches",
-        _validation_dries,
+        "validation on a generator takes the next batches, as long as there are any; Keras remembers the first "
+        "two, and begins with them every time",
+        lambda case: case.validation in ("generator", "dry"),
         lambda case: replace(case, by_hand=True),
-        warns=True,
-    ),
-    Rule(
-        "G.4",
-        "validation on a generator takes the next batches; Keras begins again with the first two, which it remembers",
-        lambda case: case.validation in ("generator", "dry") and not case.by_hand,
-        lambda case: replace(case, by_hand=True),
+        warns=lambda case: None in case.validations().values(),
     ),
 )
 
 
-def in_keras_words(case: Case) -> tuple[Case, list[Rule]]:
-    """What Keras is asked for a case, and by which rules; none is word for word."""
+def in_keras_words(case: Case, without: Rule | None = None) -> tuple[Case, list[Rule]]:
+    """What Keras is asked for a case, and by which rules; none is word for word. One rule may be left out."""
     used = []
     for rule in BETTER:
-        if rule.applies(case):
+        if rule is not without and rule.applies(case):
             case = rule.asked(case)
             used.append(rule)
     return case, used
