@@ -252,7 +252,7 @@ def cases(draw: Any, family: str) -> Case:
     def pick(*options: Any) -> Any:
         return draw(st.sampled_from(options))
 
-    outputs = pick(2, 3) if family == "several" else pick(1, 1, 1, 2)
+    outputs = pick(2, 3, 3) if family == "several" else pick(1, 1, 1, 2)
     arguments = {**_outputs(pick, outputs, family), **_data(pick, family)}
     heads, form = arguments["heads"], arguments["structure"]
     targets = ("one" if form == "one" else form) if outputs == 1 else pick("list", "dict")
@@ -292,7 +292,7 @@ def _outputs(pick: Callable, outputs: int, family: str) -> dict[str, Any]:
         "structure": pick("one", "one", "one", "list", "dict") if outputs == 1 else pick("list", "list", "dict"),
         "inputs": pick("list", "dict") if family == "two_inputs" else "one",
         "losses": losses,
-        "loss_form": "bare" if bare else pick("list", "dict", "partial"),
+        "loss_form": "bare" if bare else pick("list", "dict", "partial", "partial"),
         "loss_weights": weights,
         "loss_weights_form": form,
     }
@@ -310,7 +310,7 @@ def _measures(draw: Any, pick: Callable, heads: tuple[str, ...], family: str) ->
     return {
         "metrics": tuple(some(HEADS[h].metrics, 2, *plain) for h in heads),
         "weighted_metrics": tuple(some(HEADS[h].metrics, pick(0, 1, 2), "own of a batch") for h in heads),
-        "metrics_form": pick("flat", "list", "dict") if len(heads) == 1 else pick("list", "dict", "partial"),
+        "metrics_form": pick("flat", "list", "dict") if len(heads) == 1 else pick("list", "dict", "partial", "partial"),
     }
 
 

@@ -120,6 +120,22 @@ def _weighted(case: Case) -> bool:
     return case.weight is not None or case.folded
 
 
+def _flat(case: Case) -> bool:
+    return any(head in FLAT for head in case.heads)
+
+
+def _weighs_steps(case: Case) -> bool:
+    """Whether the steps of a sequence get weights, if only 0 and 1."""
+    return _weighted(case) or case.family == "masked_steps"
+
+
+def _one_in_a_form(case: Case) -> bool:
+    if case.several or case.targets == "one" or not _weighted(case):
+        return False
+    per_step = case.folded or case.per_step or case.weight in ("steps", "steps_column")
+    return (case.family in STEPS and per_step) or (case.targets == "list" and case.weight in ("column", "steps_column"))
+
+
 def _starts(case: Case) -> int:
     """The batch that the first epoch begins with."""
     can_skip = case.source in ("arrays", "dataset")  # an iterable is gone over from its beginning
@@ -187,9 +203,7 @@ BETTER = (
     Rule(
         "D.2",
         "sequences take weights (n,), and targets (n, t) beside predictions (n, t, 1); Keras cannot broadcast these",
-        lambda case: (
-            case.family in STEPS and _weighted(case) and (case.weight == "rows" or bool({*FLAT} & {*case.heads}))
-        ),
+        lambda case: case.family in STEPS and (case.weight == "rows" or (_weighs_steps(case) and _flat(case))),
         lambda case: _with_columns(replace(case, per_step=True)),
     ),
     Rule(
@@ -212,10 +226,8 @@ BETTER = (
     ),
     Rule(
         "D.4",
-        "so may be those of one output; Keras takes a list of one array of weights (n, 1) for an array (1, n, 1)",
-        lambda case: (
-            not case.several and case.targets == "list" and "column" in (case.weight or "") and not case.per_step
-        ),
+        "so may be those of one output; Keras refuses (n, t) there, and takes a list of one (n, 1) for one (1, n, 1)",
+        _one_in_a_form,
         lambda case: replace(case, targets="one"),
     ),
     Rule(
@@ -236,7 +248,7 @@ BETTER = (
     ),
     Rule(
         "F.5",
-        "a generator that has ended ends training; Keras goes on with the first batches, which it remembers",
+        "a generator that has ended ends training; Keras breaks, or goes on with batches it remembers",
         _dries,
         _until_dry,
         warns=lambda case: True,
