@@ -30,12 +30,13 @@ def two_in_two_out(k: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["list", "dict"])
-def test_K_two_inputs_and_two_outputs_train_as_in_keras(form: str) -> None:
+def test_C3_two_inputs_and_two_outputs_train_and_are_labelled_as_in_keras(form: str) -> None:
     theirs, ours = two_in_two_out(real), two_in_two_out(keras)
     ours.set_weights([np.asarray(v.value) for v in theirs.weights])
     compiled = {
         "loss": {"value": "mse", "kind": "sparse_categorical_crossentropy"},
         "metrics": {"value": ["mae"], "kind": ["accuracy"]},
+        "weighted_metrics": {"kind": ["accuracy"]},
         "loss_weights": {"value": 0.5, "kind": 2},
     }
     x = [A, B] if form == "list" else {"a": A, "b": B}
@@ -47,7 +48,7 @@ def test_K_two_inputs_and_two_outputs_train_as_in_keras(form: str) -> None:
     expected = theirs.fit(x, [Y, CLASSES] if form == "list" else y, **fit).history
     found = ours.fit(x, y, **fit).history
     assert sorted(found) == sorted(expected)
-    assert list(found) == ["loss", "value_loss", "kind_loss", "value_mae", "kind_accuracy"]
+    assert list(found) == ["loss", "value_loss", "kind_loss", "value_mae", "kind_accuracy", "kind_weighted_accuracy"]
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, err_msg=name)
     for mine, other in zip(ours.predict(x, verbose=0), theirs.predict(x, verbose=0), strict=True):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from epochal import losses
+from epochal import losses, metrics
 from epochal.config import deserialize, serialize
 from epochal.losses import Loss
 
@@ -244,6 +244,16 @@ def test_targets_of_rank_1_match_predictions_of_one_column():
     assert losses.MeanSquaredError().call(y, p[:, 0]).shape == (N,)
     close(losses.mean_squared_error([1.0, 2.0], [1.0, 3.0]), 0.5)
     assert losses.MeanSquaredError().call(real3[..., 0], real3[..., :1]).shape == (N, 5)
+
+
+def test_B7_own_functions_take_targets_of_sequences_as_the_named_losses_do():
+    def squared(y_true, y_pred):
+        return ((y_true - y_pred) ** 2).mean(-1)
+
+    y, p, weight = real3[..., 0], real3[..., 1:2], np.abs(real3[..., 2])
+    close(losses.get(squared)(y, p), np.mean((y - p[..., 0]) ** 2))
+    close(losses.get(squared)(y, p, weight), losses.MeanSquaredError()(y, p, weight))
+    assert metrics.get(squared)(y, p) == pytest.approx(float(losses.MeanSquaredError()(y, p)), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def trained_on(model: Any, ids: np.ndarray, folder: Path, **fit: Any) -> list[in
 
 @pytest.mark.parametrize("shuffle", [True, "batch", False])
 def test_with_another_batch_size_every_example_comes_once_per_epoch(shuffle: Any, tmp_path: Path) -> None:
-    n, epochs = 23, 3
+    n, epochs = 13, 2
     ids, random = np.arange(n), np.random.default_rng(1)
     model = keras.Sequential([layers.Dense(1, input_shape=(1,))])
     seen: list[int] = []

@@ -137,12 +137,13 @@ class Objective:
         for weighted, given in ((False, recipe.metrics), (True, recipe.weighted_metrics)):
             for i, items in enumerate(per_output_metrics(given, names, "weighted_metrics" if weighted else "metrics")):
                 output = self.outputs[i]
+                prefix = f"{output.name}_" if len(names) > 1 else ""
                 for item in items:
                     if output.target is None:
                         raise ValueError(f"Output {output.name!r} has metrics and no targets: expected y.")
                     metric = metrics.resolve(item, output.target.shape, output.prediction.shape)
-                    prefix = f"{output.name}_" if len(names) > 1 else ""
-                    found.append(_Measure(_free_label(prefix, metric.name, weighted, taken), metric, i, weighted))
+                    label = _free_label(prefix, metric.name, weighted, taken)
+                    found.append(_Measure(label, metric, i, weighted))
         return found
 
     # -- inside a trace
@@ -372,6 +373,7 @@ def _is_ours(item: Any) -> bool:
 
 
 def _free_label(prefix: str, name: str, weighted: bool, taken: Counter[str]) -> str:
+    """The label of a metric that no other has, put down in `taken`."""
     label = prefix + name
     if weighted and taken[label]:
         label = f"{prefix}weighted_{name}"

@@ -109,6 +109,6 @@ def broadcast_weights(weights: ArrayLike, shape: Sequence[int]) -> Float[Array, 
 
 
 def rank_matched(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Shaped[Array, " ..."], Shaped[Array, " ..."]]:
-    """Targets of rank 1 as (n, 1) where the predictions are (n, 1); everything else as it is."""
+    """Targets (n, ...) as (n, ..., 1) where the predictions are (n, ..., 1); everything else as it is."""
     y, p = jnp.asarray(y_true), jnp.asarray(y_pred)
-    return (y[:, None] if y.ndim == 1 and p.shape == (*y.shape, 1) else y), p
+    return (y[..., None] if y.ndim > 0 and p.shape == (*y.shape, 1) else y), p
