@@ -342,6 +342,7 @@ def test_I5_remote_monitor_in_fit_and_its_warnings(server: Server) -> None:
     server.status = 500
     with pytest.warns(UserWarning, match="could not send .*HTTP Error 500"):
         model.fit(X, Y, verbose=0, callbacks=callbacks.RemoteMonitor(root))
+    server.shutdown()
     server.server_close()
     with pytest.warns(UserWarning, match=f"could not send the logs to {root}/publish/epoch/end/: .*refused"):
         model.fit(X, Y, verbose=0, callbacks=callbacks.RemoteMonitor(root))

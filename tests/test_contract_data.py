@@ -724,7 +724,7 @@ def test_E2_namedtuples_and_longer_tuples_are_refused(form: str, method: str) ->
 def test_E2_keras_takes_a_namedtuple_for_x_and_y() -> None:
     x, y = diabetes(N)
     pair = collections.namedtuple("pair", "a b")
-    items = itertools.cycle(pair(*batch) for batch in batches(x, y[:, None]))
+    items = (pair(*batch) for _ in range(2) for batch in batches(x, y[:, None]))
     history = _oracle().fit(items, steps_per_epoch=2, shuffle=False, verbose=0)
     assert len(history.history["loss"]) == 1
 

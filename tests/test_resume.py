@@ -207,7 +207,8 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_pat
         assert not list((folder / "backup").glob("epoch-*"))  # a run that came to its end needs them no more
         if kind == "stateful" and batches == 17:
             assert resumed["data"].loaded == 1
-            assert resumed["data"].given < whole["data"].given / 2  # it went there without reading all again
+            # It went behind batch 16 without reading all again, but for the first batch, which is looked at before.
+            assert resumed["data"].given == whole["data"].given - 16 + 1
 
 
 def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:

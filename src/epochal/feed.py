@@ -178,11 +178,15 @@ class ArrayFeed(Feed):
         self.n, self.exact_tail = examples.n, exact_tail
         self.batch_size = min(batch_size, examples.n)
         self._batches = Batches(self.n, self.batch_size, shuffle, seed, steps)
-        self.steps = self._batches.steps
+        self.steps = self._batches.length(0)
         self.padded = not exact_tail and not self._batches.even
         self._examples = examples
         pivot = jax.tree.map(lambda a: a[:1], examples.y) if pivot is None else pivot
         self.data, self.pivot = jax.device_put(((examples.x, examples.y, examples.weight), pivot))
+
+    def begin(self, epoch: int) -> bool:
+        self.steps = self._batches.length(epoch)
+        return True
 
     def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[Stretch]:
         for table in self._batches.tables(epoch):
@@ -206,6 +210,7 @@ class ArrayFeed(Feed):
 
     def seek(self, place: dict[str, Any]) -> None:
         self._batches = self._batches.at(Place(**place))
+        self.steps = self._batches.length(place["epoch"])
         self.padded = not self.exact_tail and not self._batches.even
 
     def fingerprint(self) -> dict[str, Any]:
@@ -278,6 +283,7 @@ class StreamFeed(Feed):
     def seek(self, place: dict[str, Any]) -> None:
         self._stream.seek(place["stream"])
         self.padded = not self.exact_tail and not self._stream.even
+        self.steps = self._stream.expected or self.steps
         self.drawn, self._width, self._pivot = place["drawn"], place["width"], place["pivot"]
         self._mark = place["stream"].get("mark")
 

@@ -299,8 +299,10 @@ class Watch:
         self.examples += int(sizes.sum())
         if self._observed and self.done % (self._fixed or 1) == 0:
             self._tell_end(tally)
-        if self._backup is not None and not self._asked_to_stop() and self.done != self._feed.steps:
-            self._backup.mark(self._here(tally=tally), len(sizes))
+        if self._backup is not None:
+            self._backup.count(len(sizes))
+            if not self._asked_to_stop() and self.done != self._feed.steps:  # else `finish` marks the whole pass
+                self._backup.mark(self._here(tally=tally))
         self._flying.append((tally, self.done, self.examples, len(sizes)))
         if len(self._flying) > 1:
             self._land()

@@ -109,11 +109,6 @@ class Batches:
         self._left = -(-(n - self._start.offset) // self._m)  # batches of the pass in which the run goes on
 
     @property
-    def steps(self) -> int | None:
-        """Batches per epoch; None where an epoch has no end."""
-        return self.per_pass if self._steps is None else None if self._steps == -1 else self._steps
-
-    @property
     def even(self) -> bool:
         """Whether no batch is short."""
         return self._n % self._m == 0 and (self._n - self._start.offset) % self._m == 0
@@ -127,6 +122,13 @@ class Batches:
         begin = self._start.batch if epoch == self._start.epoch else 0
         number, offset = self._origin(self._first(epoch) + batch - begin)
         return Place(epoch, batch, number, offset, self._m)
+
+    def length(self, epoch: int) -> int | None:
+        """The batches of an epoch, those before the place where the run goes on among them; None: it has no end."""
+        if self._steps == -1:
+            return None
+        before = self._start.batch if epoch == self._start.epoch else 0
+        return before + self._first(epoch + 1) - self._first(epoch)
 
     def tables(self, epoch: int) -> Iterator[Table]:
         """The batches of an epoch: in one table, or in one per pass where it has no end."""

@@ -213,13 +213,16 @@ class Backup:
 
     def steps_ahead(self, wanted: int) -> int:
         """How many batches may be run before the next checkpoint."""
-        return wanted if self._steps is None else min(wanted, self._steps - self._since)
+        return wanted if self._steps is None else max(1, min(wanted, self._steps - self._since))
 
-    def mark(self, mark: Mark, steps: int = 0) -> None:
-        """Notes a moment, so many batches after the last one, and keeps the run if it is time to."""
-        self._mark = mark
+    def count(self, steps: int) -> None:
+        """So many batches have been run."""
         self._since += steps
-        counted = steps > 0 and self._steps is not None and self._since >= self._steps
+
+    def mark(self, mark: Mark) -> None:
+        """Notes a moment, and keeps the run if it is time to."""
+        self._mark = mark
+        counted = self._steps is not None and self._since >= self._steps
         timed = self._seconds is not None and time.perf_counter() - self._started >= self._seconds
         if counted or timed:
             self.now()

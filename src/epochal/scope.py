@@ -29,6 +29,7 @@ class Call:
             how examples are cut into batches.
         key: the key of this pass over the data (it changes with the epoch); None when nothing random may be drawn.
         alone: whether this is a layer called outside of any step, so that random keys may come of the global stream.
+        building: whether a layer is being built.
         dry: whether variables are to stay as they are, since the pass is there to build layers only.
         losses: scalars added by `Layer.add_loss` during the pass.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
@@ -40,6 +41,7 @@ class Call:
     ids: Array | None = None
     key: Array | None = None
     alone: bool = False
+    building: bool = False
     dry: bool = False
     losses: list[Array] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None

@@ -113,6 +113,10 @@ class Sliced(Stream):
         self._examples, self._batches = examples, batches
         self.even = batches.even
 
+    def begin(self, epoch: int) -> Examples | None:
+        self.expected = self._batches.length(epoch)
+        return super().begin(epoch)
+
     def _draw(self, epoch: int) -> Iterator[Drawn]:
         arrays = (self._examples.x, self._examples.y, self._examples.weight)
         for table in self._batches.tables(epoch):
@@ -127,6 +131,7 @@ class Sliced(Stream):
     def seek(self, place: dict[str, Any]) -> None:
         super().seek(place)
         self._batches = self._batches.at(Place(**place))
+        self.expected = self._batches.length(place["epoch"])
         self.even = self._batches.even
 
     def fingerprint(self) -> dict[str, Any]:

@@ -531,7 +531,7 @@ class Data:
         if self.stream is None:
             assert way is not None
             check_labels(programs, self.first)
-            steps = -1 if way.limit == -1 else self.steps
+            steps = way.limit if way.limit in (None, -1) else self.steps
             return ArrayFeed(self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps)
         in_form = self.first.lazy  # arrays on disk were aligned as a whole
 

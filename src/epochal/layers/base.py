@@ -279,7 +279,7 @@ class Layer(Configurable, nnx.Module):
             self._build_now(shapes)
 
     def _build_now(self, shapes: Any) -> None:
-        with weights_in_one_draw(), scope.calling(scope.Call()):
+        with weights_in_one_draw(), scope.calling(scope.Call(building=True)):
             self.build(shapes)
         self.built = True
 

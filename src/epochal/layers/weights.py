@@ -117,8 +117,8 @@ def assign(variable: nnx.Variable, value: Any) -> None:
     if only_shapes_count() and isinstance(new, Tracer):
         return
     variable.set_value(new)
-    pending = _pending.get()
-    if pending is not None:  # what a layer's `build` assigns is not drawn any more
+    pending, call = _pending.get(), scope.current()
+    if pending is not None and call is not None and call.building:  # what `build` assigns is not drawn any more
         pending[:] = [item for item in pending if item.variable is not variable]
 
 
