@@ -24,6 +24,7 @@ from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
 from epochal.model import Model
+from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
 from epochal.sequential import Sequential
@@ -44,6 +45,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Model",
+    "NonFiniteError",
     "Optimizer",
     "Regularizer",
     "Sequential",
