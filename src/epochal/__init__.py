@@ -27,6 +27,7 @@ from epochal.model import Model
 from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
+from epochal.reproduce import replay
 from epochal.sequential import Sequential
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "optimizers",
     "random",
     "regularizers",
+    "replay",
     "saving",
     "utils",
     "version",

@@ -20,7 +20,7 @@ from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
 from epochal.display import Display
-from epochal.feed import Feed
+from epochal.feed import Block, Feed
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
 from epochal.resume import Backup, Mark, Saved
@@ -110,6 +110,7 @@ class Session:
         saved: what the run goes on from; None starts it.
         interrupts: how Ctrl-C is heard.
         history: the record of a fit, for what is in no logs.
+        until: epoch and batch before which training ends with `Reached`.
         pace: steps per execution that passes of each kind have arrived at.
     """
 
@@ -122,7 +123,22 @@ class Session:
     saved: Saved | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     history: History | None = None
+    until: tuple[int, int] | None = None
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
+
+
+class Reached(Exception):
+    """Training has come to the batch that it was to be led to; the model is as it was before it.
+
+    Attributes:
+        runner: would have run the batch; holds the programs and the model's state.
+        block, index: what it would have run.
+        rows: the batch's rows, where data are arrays.
+    """
+
+    def __init__(self, runner: TrainRunner, block: Block, index: int, rows: np.ndarray | None):
+        super().__init__("The batch is reached.")
+        self.runner, self.block, self.index, self.rows = runner, block, index, rows
 
 
 def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
@@ -228,6 +244,9 @@ def run_pass(
         arguments = runner.arguments(block, tally)
         executable = _executable(session.display, runner.kind, runner.program, arguments)
         while first < len(sizes) and not watch.stopped:
+            if watch.arrived and isinstance(runner, TrainRunner):
+                found = feed.found(epoch, watch.done)
+                raise Reached(runner, block, first, None if found is None else found[0])
             last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
             tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
@@ -266,6 +285,8 @@ class Watch:
         self.done = start.batch if start is not None else 0  # batches of the pass so far
         self.examples = 0  # in them
         self._left_out = LeftOut(session.steps, feed, epoch)
+        until = session.until if self._kind == "train" else None
+        self._last = until[1] if until is not None and until[0] == epoch else None  # no batch from here on is run
         self._flying: deque[tuple[Tally, int, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
@@ -279,6 +300,11 @@ class Watch:
         """Whether the pass ends here: a callback has asked for it, and a batch was run, as in Keras."""
         return self.done > 0 and self._asked_to_stop()
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the next batch is the one before which training ends."""
+        return self.done == self._last
+
     def _asked_to_stop(self) -> bool:
         model = self._session.model
         return model.stop_training if self._kind == "train" else model.stop_evaluating
@@ -289,6 +315,8 @@ class Watch:
             ahead = self._fixed - self.done % self._fixed
         else:
             ahead = 1 if self._asked_to_stop() else self._session.pace[self._kind]
+        if self._last is not None:
+            ahead = min(ahead, self._last - self.done)
         return ahead if self._backup is None else self._backup.steps_ahead(ahead)
 
     def before(self) -> None:

@@ -265,7 +265,7 @@ class Model(Layer):
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
         with contextlib.ExitStack() as closing:
-            keeping = Keeping(callbacks, resume_from, closing)
+            keeping = Keeping(callbacks, resume_from, closing, training.until)
             seed = keeping.seed(next_seed())
             validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
             way = replace(validation_way, batch_size=batch_size, shuffle=shuffle, seed=seed, limit=per_epoch)
@@ -281,7 +281,7 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
-            session.history = history
+            session.history, session.until = history, training.until
             keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 

@@ -313,7 +313,7 @@ class Steps:
 
     def _make_train(self, padded: bool) -> Program:
         def train(state: TrainState, tally: Tally, block: Block, draw: Any, first: Any, last: Any) -> Any:
-            key = jax.random.fold_in(jax.random.key(draw[0]), draw[1])
+            key = pass_key(draw)
 
             def body(i: Any, carry: Any) -> Any:
                 state, tally = carry
@@ -351,6 +351,11 @@ class Steps:
         return carry
 
 
+def pass_key(draw: Any) -> Array:
+    """The random key of a pass, from the run's seed and the epoch, shape (2,)."""
+    return jax.random.fold_in(jax.random.key(draw[0]), draw[1])
+
+
 class TrainRunner:
     """Runs training steps on the model's current arrays and leaves the new ones in the model."""
 
@@ -368,6 +373,11 @@ class TrainRunner:
         optimizer = self.steps.optimizer
         assert optimizer is not None
         return TrainState(params, buffers, optimizer.state)
+
+    @property
+    def key(self) -> Array:
+        """What the pass draws masks by."""
+        return pass_key(self._draw)
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""

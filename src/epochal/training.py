@@ -56,6 +56,7 @@ class Training:
         history: of the last fit.
         stop: the flags that hooks set.
         inputs: shape and type of a batch, as the model was built; None before.
+        until: epoch and batch before which the next fit ends with `loop.Reached`; None lets it run.
     """
 
     def __init__(self, model: Any):
@@ -68,6 +69,7 @@ class Training:
         self.history: History | None = None
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
+        self.until: tuple[int, int] | None = None
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
         self._sample: Any = None  # inputs that shapes are found with where steps run as plain Python
         self._parts: Parts | None = None
@@ -428,13 +430,14 @@ class Keeping:
         callbacks: as `fit` takes them; a `BackupAndRestore` among them says where to and how often.
         resume_from: as `fit` takes it.
         closing: closes what is opened.
+        before: go on from no later place than this epoch and batch.
 
     Raises:
         ValueError: two `BackupAndRestore`, or nothing to go on from in `resume_from`.
         RuntimeError: another run writes to the folder.
     """
 
-    def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack):
+    def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack, before: tuple[int, int] | None = None):
         found = [c for c in CallbackList(callbacks).callbacks if isinstance(c, BackupAndRestore)]
         if len(found) > 1:
             raise ValueError(f"Expected at most one BackupAndRestore among the callbacks, got {len(found)}.")
@@ -447,9 +450,12 @@ class Keeping:
             closing.callback(self._store.close)
             self._checkpoint = self._store.newest()
         if self._checkpoint is None and resume_from is not None:
-            self._checkpoint = Store(resume_from).newest()
+            self._checkpoint = Store(resume_from).newest(before)
             if self._checkpoint is None:
-                raise ValueError(f"Expected checkpoints of a run in resume_from={str(resume_from)!r}, found none.")
+                early = "" if before is None else f", from before batch {before[1]} of epoch {before[0]} (both from 0)"
+                raise ValueError(
+                    f"Expected checkpoints of a run in resume_from={str(resume_from)!r}{early}, found none."
+                )
 
     @property
     def active(self) -> bool:
