@@ -38,7 +38,11 @@ def test_A_compile_has_the_arguments_of_keras() -> None:
     assert list(known)[:6] == ["self", "optimizer", "loss", "metrics", "loss_weights", "weighted_metrics"]  # of Keras 2
     assert known["steps_per_execution"].default == "auto"
     assert known["jit_compile"].default is True
-    assert {n for n, p in known.items() if p.kind is p.KEYWORD_ONLY} == {"jit_compile", "auto_scale_loss", "on_nonfinite"}
+    assert {n for n, p in known.items() if p.kind is p.KEYWORD_ONLY} == {
+        "jit_compile",
+        "auto_scale_loss",
+        "on_nonfinite",
+    }
 
 
 @pytest.mark.parametrize(("value", "eager"), [(True, False), ("auto", False), (False, True)])
