@@ -33,11 +33,16 @@ def line(k: Any = keras, **compile_arguments: Any) -> Any:
 def test_A_compile_has_the_arguments_of_keras() -> None:
     known = inspect.signature(keras.Model.compile).parameters
     wanted = inspect.signature(theirs.Model.compile).parameters
-    assert set(wanted) == set(known)
+    assert {*wanted, "on_nonfinite"} == set(known)  # our one addition, which does as Keras does by default
+    assert known["on_nonfinite"].default == "ignore"
     assert list(known)[:6] == ["self", "optimizer", "loss", "metrics", "loss_weights", "weighted_metrics"]  # of Keras 2
     assert known["steps_per_execution"].default == "auto"
     assert known["jit_compile"].default is True
-    assert {n for n, p in known.items() if p.kind is p.KEYWORD_ONLY} == {"jit_compile", "auto_scale_loss"}
+    assert {n for n, p in known.items() if p.kind is p.KEYWORD_ONLY} == {
+        "jit_compile",
+        "auto_scale_loss",
+        "on_nonfinite",
+    }
 
 
 @pytest.mark.parametrize(("value", "eager"), [(True, False), ("auto", False), (False, True)])

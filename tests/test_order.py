@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.order import block_order, epoch_order
+from epochal.order import Batches, block_order, epoch_order
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 10_000)
@@ -44,3 +44,25 @@ def test_all_orders_of_few_examples_are_about_equally_likely() -> None:
         counts[np.arange(3), epoch_order(3, 1, epoch)] += 1
     # Each cell is binomial(6000, 1/3): five standard deviations.
     assert np.abs(counts - 2000).max() < 5 * np.sqrt(6000 * 2 / 9)
+
+
+@given(st.data(), st.integers(1, 60), st.integers(1, 20), st.sampled_from([True, False, "batch"]))
+def test_a_batch_is_found_again_by_its_number(data: st.DataObject, n: int, m: int, shuffle: bool | str) -> None:
+    steps = data.draw(st.one_of(st.none(), st.integers(1, 12)))
+    batches = Batches(n, m, shuffle, 7, steps)
+
+    def taken(epoch: int, batch: int) -> np.ndarray:
+        (table,) = batches.tables(epoch)
+        return table.rows[batch, : table.sizes[batch]]
+
+    assert batches.steps is not None
+    for epoch in range(3):
+        for batch in range(batches.steps):
+            assert np.array_equal(batches.rows(epoch, batch), taken(epoch, batch))
+    # A run that goes on knows the batches of its pass that came before, or says that it does not.
+    at = data.draw(st.integers(0, batches.steps - 1))
+    again = batches.at(batches.place(1, at))
+    for batch in range(batches.steps):
+        found = again.rows(1, batch)
+        assert found is None or np.array_equal(found, taken(1, batch))
+        assert found is not None or (batch < at and steps is not None)

@@ -24,8 +24,10 @@ from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
 from epochal.model import Model
+from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
+from epochal.reproduce import replay
 from epochal.sequential import Sequential
 
 __version__ = "0.1.0"
@@ -44,6 +46,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Model",
+    "NonFiniteError",
     "Optimizer",
     "Regularizer",
     "Sequential",
@@ -60,6 +63,7 @@ __all__ = [
     "optimizers",
     "random",
     "regularizers",
+    "replay",
     "saving",
     "utils",
     "version",

@@ -98,8 +98,8 @@ class Store:
 
     # -- reading
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read; None where there is none at all.
+    def newest(self, before: tuple[int, int] | None = None) -> Checkpoint | None:
+        """The newest checkpoint that can be read, of none later than this epoch and batch; None where there is none.
 
         One that is broken is skipped with a warning for the one before it.
 
@@ -108,6 +108,8 @@ class Store:
         """
         broken: list[tuple[Path, BrokenCheckpoint]] = []
         for path in self._paths():
+            if before is not None and _place(path) > before:
+                continue
             try:
                 content = read(path)
             except BrokenCheckpoint as error:
@@ -192,6 +194,13 @@ class Store:
         for path in self._paths():
             shutil.rmtree(path)
         self._clear_unfinished()
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Epoch and batch of a checkpoint."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]), int(found[2])
 
 
 def _holder(path: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from epochal.order import Batches, Place, Table
-from epochal.sources import Examples, fingerprint
+from epochal.sources import Examples, fingerprint, found
 from epochal.streams import Drawn, Stream
 
 
@@ -145,6 +145,13 @@ class Feed:
         """What tells this data from other data: sizes and types, and a digest of some rows where there are rows."""
         raise NotImplementedError
 
+    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
+        """The rows that a batch consists of, and those of them whose own numbers are not all finite.
+
+        None where the data are no arrays, so that nothing is known of a batch that is through.
+        """
+        return None
+
     def end_epoch(self) -> None:
         """After an epoch, before the next one begins."""
 
@@ -212,6 +219,9 @@ class ArrayFeed(Feed):
         self._batches = self._batches.at(Place(**place))
         self.steps = self._batches.length(place["epoch"])
         self.padded = not self.exact_tail and not self._batches.even
+
+    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
+        return found(self._examples, self._batches.rows(epoch, batch))
 
     def fingerprint(self) -> dict[str, Any]:
         return fingerprint(self._examples)
@@ -286,6 +296,9 @@ class StreamFeed(Feed):
         self.steps = self._stream.expected or self.steps
         self.drawn, self._width, self._pivot = place["drawn"], place["width"], place["pivot"]
         self._mark = place["stream"].get("mark")
+
+    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
+        return self._stream.found(epoch, batch)
 
     def fingerprint(self) -> dict[str, Any]:
         return self._stream.fingerprint()

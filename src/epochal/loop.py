@@ -17,9 +17,11 @@ import jax
 import numpy as np
 
 from epochal.callbacks.base import Logs
+from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
 from epochal.display import Display
-from epochal.feed import Feed
+from epochal.feed import Block, Feed
+from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
 from epochal.resume import Backup, Mark, Saved
 from epochal.step import Program, Steps, TestRunner, TrainRunner
@@ -107,6 +109,8 @@ class Session:
         backup: keeps the run as it goes; None does not.
         saved: what the run goes on from; None starts it.
         interrupts: how Ctrl-C is heard.
+        history: the record of a fit, for what is in no logs.
+        until: epoch and batch before which training ends with `Reached`.
         pace: steps per execution that passes of each kind have arrived at.
     """
 
@@ -118,7 +122,23 @@ class Session:
     backup: Backup | None = None
     saved: Saved | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
+    history: History | None = None
+    until: tuple[int, int] | None = None
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
+
+
+class Reached(Exception):
+    """Training has come to the batch that it was to be led to; the model is as it was before it.
+
+    Attributes:
+        runner: would have run the batch; holds the programs and the model's state.
+        block, index: what it would have run.
+        rows: the batch's rows, where data are arrays.
+    """
+
+    def __init__(self, runner: TrainRunner, block: Block, index: int, rows: np.ndarray | None):
+        super().__init__("The batch is reached.")
+        self.runner, self.block, self.index, self.rows = runner, block, index, rows
 
 
 def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
@@ -224,6 +244,9 @@ def run_pass(
         arguments = runner.arguments(block, tally)
         executable = _executable(session.display, runner.kind, runner.program, arguments)
         while first < len(sizes) and not watch.stopped:
+            if watch.arrived and isinstance(runner, TrainRunner):
+                found = feed.found(epoch, watch.done)
+                raise Reached(runner, block, first, None if found is None else found[0])
             last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
             tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
@@ -261,6 +284,9 @@ class Watch:
         self._fixed = given if isinstance(given, int) else 1 if self._observed else None
         self.done = start.batch if start is not None else 0  # batches of the pass so far
         self.examples = 0  # in them
+        self._left_out = LeftOut(session.steps, feed, epoch)
+        until = session.until if self._kind == "train" else None
+        self._last = until[1] if until is not None and until[0] == epoch else None  # no batch from here on is run
         self._flying: deque[tuple[Tally, int, int, int]] = deque()
         self._landed_at = time.perf_counter()
 
@@ -274,6 +300,11 @@ class Watch:
         """Whether the pass ends here: a callback has asked for it, and a batch was run, as in Keras."""
         return self.done > 0 and self._asked_to_stop()
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the next batch is the one before which training ends."""
+        return self.done == self._last
+
     def _asked_to_stop(self) -> bool:
         model = self._session.model
         return model.stop_training if self._kind == "train" else model.stop_evaluating
@@ -284,6 +315,8 @@ class Watch:
             ahead = self._fixed - self.done % self._fixed
         else:
             ahead = 1 if self._asked_to_stop() else self._session.pace[self._kind]
+        if self._last is not None:
+            ahead = min(ahead, self._last - self.done)
         return ahead if self._backup is None else self._backup.steps_ahead(ahead)
 
     def before(self) -> None:
@@ -315,6 +348,9 @@ class Watch:
         if self._observed and tally is not None and self.done % (self._fixed or 1) != 0:
             self._tell_end(tally)
         logs = {} if tally is None else self._runner.read(tally)
+        skipped = 0 if tally is None else self._left_out.end(tally)
+        if self._session.history is not None:
+            self._session.history.skipped += skipped
         self._session.display.pass_end(self._kind, self.done, self.examples)
         if self._backup is not None:
             self._backup.mark(self._here(logs=dict(logs), trained=True))
@@ -324,12 +360,14 @@ class Watch:
         return Mark(self._epoch, self.done, self._feed.place(self._epoch, self.done), within=True, **kept)
 
     def _tell_end(self, tally: Tally) -> None:
+        self._left_out.check(tally)
         self._session.callbacks.call(f"on_{self._kind}_batch_end", self.done - 1, self._runner.read(tally))
 
     def _land(self) -> None:
         """Waits for the oldest execution under way; what is shown is read from it, one execution late."""
         tally, done, examples, steps = self._flying.popleft()
         jax.block_until_ready(tally)
+        self._left_out.check(tally)
         now = time.perf_counter()
         self._session.display.progress(self._kind, done, self._feed.steps, examples, lambda: self._runner.read(tally))
         if self._fixed is None:
@@ -338,6 +376,49 @@ class Watch:
             pace = self._session.pace
             pace[self._kind] = max(1, min(8 * pace[self._kind], int(self.SLICE / per_step)))
         self._landed_at = now
+
+
+class LeftOut:
+    """Tells the user of the updates of a pass that were left out because they were not finite.
+
+    Args:
+        steps: the programs.
+        feed: what the pass goes over.
+        epoch: its epoch; None for a batch of `train_on_batch`.
+    """
+
+    def __init__(self, steps: Steps, feed: Feed, epoch: int | None):
+        self._steps, self._feed, self._epoch = steps, feed, epoch
+
+    def check(self, tally: Tally) -> None:
+        """Ends training where it is to end. Waits for the device, with `on_nonfinite="raise"` alone.
+
+        Raises:
+            NonFiniteError: an update was left out.
+        """
+        if tally.skips is not None and self._steps.on_nonfinite == "raise" and tally.skips.count:
+            raise NonFiniteError(*self._told(tally))
+
+    def end(self, tally: Tally) -> int:
+        """How many updates of the whole pass were left out, with a warning where there were any.
+
+        Raises:
+            NonFiniteError: as `check`.
+        """
+        self.check(tally)
+        if tally.skips is None or not tally.skips.count:
+            return 0
+        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 4)
+        return int(tally.skips.count)
+
+    def _told(self, tally: Tally) -> tuple[str, First]:
+        batch = int(tally.skips.first)
+        found = self._feed.found(self._epoch or 0, batch)
+        values = [v for v, broken in zip(self._steps.judged_values, tally.skips.flags, strict=True) if broken]
+        first = First(self._epoch, batch, None if found is None else found[0], values)
+        culprits = [] if found is None else found[1]
+        ends = self._steps.on_nonfinite == "raise"
+        return message(first, int(tally.skips.count), self._feed.steps, culprits, ends), first
 
 
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:

@@ -37,6 +37,7 @@ from epochal.feed import Batch
 from epochal.layers.base import Layer, abstract_call, children, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
+from epochal.nonfinite import WAYS
 from epochal.objective import Recipe, naming
 from epochal.random import next_seed
 from epochal.state import TrainState
@@ -123,6 +124,7 @@ class Model(Layer):
         *,
         jit_compile: Checked = True,
         auto_scale_loss: bool = True,
+        on_nonfinite: Checked = "ignore",
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -138,9 +140,17 @@ class Model(Layer):
             steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
             jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
             auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.
+            on_nonfinite: what becomes of an update whose loss or any gradient is NaN or infinite. "ignore" makes it, as
+                Keras does. "skip" leaves it out: weights, moving statistics and the optimizer stay as they were, the
+                batch is in none of the epoch's means (its loss would make them all NaN), `History.skipped` counts
+                it, and a warning after the epoch names the first one's batch, examples and what was not finite. An
+                epoch with nothing else in it has the loss NaN. "raise" ends training with a `NonFiniteError` that
+                names the same, at most one execution late; the model has the weights from before that update. With a
+                `train_step` of one's own, what it logs and the weights it leaves must be finite.
 
         Raises:
-            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution` or `jit_compile`.
+            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile` or
+                `on_nonfinite`.
         """
         recipe = Recipe(loss, metrics, loss_weights, weighted_metrics)
         recipe.check_names()
@@ -148,9 +158,10 @@ class Model(Layer):
             raise ValueError(f'Expected jit_compile to be True, False or "auto", got {jit_compile!r}.')
         if steps_per_execution != "auto" and not is_count(steps_per_execution):
             raise ValueError(f'Expected steps_per_execution to be "auto" or an int >= 1, got {steps_per_execution!r}.')
-        self._training.compile(
-            recipe, optimizers.get(optimizer), bool(run_eagerly) or not jit_compile, steps_per_execution
-        )
+        if on_nonfinite not in WAYS:
+            raise ValueError(f'Expected on_nonfinite to be "ignore", "skip" or "raise", got {on_nonfinite!r}.')
+        eager = bool(run_eagerly) or not jit_compile
+        self._training.compile(recipe, optimizers.get(optimizer), eager, steps_per_execution, on_nonfinite)
 
     @property
     def compiled(self) -> bool:
@@ -240,6 +251,7 @@ class Model(Layer):
         Raises:
             RuntimeError: never compiled, or called inside a JAX transformation.
             ValueError: data or arguments that do not fit; the model is then as it was.
+            NonFiniteError: a loss or gradient that is not finite, when compiled with `on_nonfinite="raise"`.
         """
         started = time.perf_counter()
         training = self._training
@@ -253,7 +265,7 @@ class Model(Layer):
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
         with contextlib.ExitStack() as closing:
-            keeping = Keeping(callbacks, resume_from, closing)
+            keeping = Keeping(callbacks, resume_from, closing, training.until)
             seed = keeping.seed(next_seed())
             validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
             way = replace(validation_way, batch_size=batch_size, shuffle=shuffle, seed=seed, limit=per_epoch)
@@ -269,6 +281,7 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
+            session.history, session.until = history, training.until
             keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 

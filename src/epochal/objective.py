@@ -19,6 +19,7 @@ from epochal import losses, metrics
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
+from epochal.nonfinite import chosen
 
 Logs = dict[str, float]
 
@@ -29,10 +30,12 @@ class Tally(NamedTuple):
     Attributes:
         sums: (2, k), the additive statistics as a high and a low part, see `accumulate`.
         states: label -> state of each metric that is not a sum, such as a user's own with `update_state`.
+        skips: what is known of updates left out, a `nonfinite.Record`; None where none are.
     """
 
     sums: Array | np.ndarray
     states: dict[str, Any]
+    skips: Any = None
 
 
 @dataclass(frozen=True)
@@ -169,21 +172,29 @@ class Objective:
                 parts[label] = value
         return total, parts
 
-    def measure(self, predictions: Sequence[Array], batch: Batch, total: Array, tally: Tally) -> Tally:
+    def measure(
+        self, predictions: Sequence[Array], batch: Batch, total: Array, tally: Tally, left_out: Array | None = None
+    ) -> Tally:
         """The tally after a batch.
 
         Args:
             predictions, batch: as of `loss`.
             total: what was minimised.
             tally: before the batch.
+            left_out: whether the batch counts for nothing, a bool scalar; None: it counts.
         """
-        sums, states = self._statistics(predictions, batch, total, tally.states)
+        sums, states = self._statistics(predictions, batch, total, tally.states, left_out)
         packed = self._pack(sums)
         before = tally.sums if tally.sums.size else jnp.zeros((2, packed.shape[0]))
-        return Tally(accumulate(before, packed), states)
+        return tally._replace(sums=accumulate(before, packed, left_out), states=states)
 
     def _statistics(
-        self, predictions: Sequence[Array], batch: Batch, total: Array, states: Mapping[str, Any]
+        self,
+        predictions: Sequence[Array],
+        batch: Batch,
+        total: Array,
+        states: Mapping[str, Any],
+        left_out: Array | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
@@ -201,7 +212,8 @@ class Objective:
                     sums[m.label] = m.metric.stats(target, prediction, weight)
                 else:
                     state = states[m.label] if m.label in states else m.metric.initial(target, prediction, weight)
-                    after[m.label] = m.metric.update(state, target, prediction, weight)
+                    new = m.metric.update(state, target, prediction, weight)
+                    after[m.label] = new if left_out is None else chosen(left_out, state, new)
         return sums, after
 
     def _shifted(
@@ -273,15 +285,17 @@ class Means:
         self.labels = list(logs or {})
         self.start = Tally(np.zeros((2, len(self.labels) + 1), np.float32), {})
 
-    def measure(self, logs: Mapping[str, Any], batch: Batch, tally: Tally) -> Tally:
-        """The tally after a batch."""
+    def measure(self, logs: Mapping[str, Any], batch: Batch, tally: Tally, left_out: Array | None = None) -> Tally:
+        """The tally after a batch; see `Objective.measure`."""
         values = [jnp.asarray(logs[label], jnp.float32).reshape(()) * batch.size for label in self.labels]
-        return Tally(accumulate(tally.sums, jnp.stack([*values, batch.size])), {})
+        return tally._replace(sums=accumulate(tally.sums, jnp.stack([*values, batch.size]), left_out))
 
     def read(self, tally: Tally) -> Logs:
-        """The means so far. Waits for the device."""
+        """The means so far; NaN where every batch was left out. Waits for the device."""
         *totals, count = np.asarray(tally.sums, np.float64).sum(axis=0)
-        return {label: float(total / count) if count else 0.0 for label, total in zip(self.labels, totals, strict=True)}
+        return {
+            label: float(total / count) if count else math.nan for label, total in zip(self.labels, totals, strict=True)
+        }
 
 
 @contextmanager
@@ -293,8 +307,10 @@ def naming(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
 
 
-def accumulate(sums: Array | np.ndarray, batch: Array) -> Array:
+def accumulate(sums: Array | np.ndarray, batch: Array, left_out: Array | None = None) -> Array:
     """Adds a batch's statistics (k,) to running sums (2, k): a high and a low part, so that nothing is rounded away.
+
+    Where `left_out` is true the sums stay as they are.
 
     Two-sum (Knuth, TAOCP 4.2.2): the low part holds the exact error of each addition, whichever way the steps are cut
     into executions. A plain float32 sum would stop counting at 2**24 examples.
@@ -303,7 +319,8 @@ def accumulate(sums: Array | np.ndarray, batch: Array) -> Array:
     new = high + batch
     back = new - high
     error = (high - (new - back)) + (batch - back)
-    return jnp.stack([new, low + error])
+    after = jnp.stack([new, low + error])
+    return after if left_out is None else jnp.where(left_out, sums, after)
 
 
 def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, batch: Batch) -> Array:
@@ -357,7 +374,7 @@ def combined(rows: Array | None, mask: Array | None, weight: Any) -> Any:
 
 
 def _mean(sums: Mapping[str, np.ndarray]) -> float:
-    return float(sums["total"] / sums["count"]) if sums["count"] else 0.0
+    return float(sums["total"] / sums["count"]) if sums["count"] else math.nan  # every batch was left out
 
 
 def _number(value: Any) -> Any:

@@ -130,6 +130,18 @@ class Batches:
         before = self._start.batch if epoch == self._start.epoch else 0
         return before + self._first(epoch + 1) - self._first(epoch)
 
+    def rows(self, epoch: int, batch: int) -> np.ndarray | None:
+        """The examples of batch number `batch` of an epoch; None where the run went on in a later pass since."""
+        start = self._start
+        ahead = batch - (start.batch if epoch == start.epoch else 0)
+        index = self._first(epoch) + ahead
+        if index >= 0:
+            rows, sizes = self._rest(*self._origin(index), 1)
+            return rows[0, : sizes[0]]
+        offset = start.offset + ahead * start.batch_size
+        whole = batch_rows(self._n, start.batch_size, self._shuffle, self._seed, start.number)
+        return whole[offset : offset + start.batch_size] if offset >= 0 else None
+
     def tables(self, epoch: int) -> Iterator[Table]:
         """The batches of an epoch: in one table, or in one per pass where it has no end."""
         before = self._start.batch if epoch == self._start.epoch else 0

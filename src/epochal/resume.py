@@ -176,7 +176,7 @@ class Saved:
         self._run, self._content = run, checkpoint.content
         content, tally = checkpoint.content, None
         if content["tally"] is not None:
-            tally = TrainRunner(run.steps, False, 0, 0).restored(content["tally"], content["labels"])
+            tally = TrainRunner(run.steps, False, 0, 0).restored(content["tally"], content["labels"], content["batch"])
         kept: dict[str, Any] = {f.name: content[f.name] for f in fields(Mark)}
         self.mark = Mark(**{**kept, "tally": tally})
         self.stop: bool = checkpoint.content["stop"]
@@ -238,10 +238,15 @@ class Backup:
             if self._kept is None or (not self.store.busy and self.store.write_seconds <= SHARE * passed):
                 self.now()
 
+    def _ends(self, mark: Mark) -> bool:
+        """Whether a batch before the mark is about to end training; going on from before it comes to it again."""
+        record = None if mark.tally is None else mark.tally.skips
+        return record is not None and self.run.steps.on_nonfinite == "raise" and bool(record.count)
+
     def now(self) -> None:
         """Keeps the run as it was at the last mark."""
         mark = self._mark
-        if mark is None or mark is self._kept:
+        if mark is None or mark is self._kept or self._ends(mark):
             return
         self.store.write(mark.epoch, mark.batch, self.run.kept(mark))
         self._kept, self._since, self._started = mark, 0, time.perf_counter()

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Tree = Any  # an array, or lists, tuples and dicts of arrays
@@ -111,6 +112,17 @@ class Examples:
 
 
 FINGERPRINT_BYTES = 2**20
+
+
+def found(examples: Examples, rows: np.ndarray | None) -> tuple[np.ndarray, list[int]] | None:
+    """These rows, and those of them that hold a number that is not finite; None for rows that are not known."""
+    if rows is None:
+        return None
+    broken = np.zeros(len(rows), bool)
+    for array in jax.tree.leaves(read_rows((examples.x, examples.y, examples.weight), rows)):
+        if jnp.issubdtype(array.dtype, jnp.inexact):
+            broken |= ~np.isfinite(array.reshape(len(rows), -1)).all(axis=1)
+    return rows, sorted(rows[broken].tolist())
 
 
 def fingerprint(examples: Examples) -> dict[str, Any]:

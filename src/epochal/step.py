@@ -15,6 +15,8 @@ from jax import Array, lax
 from epochal import scope
 from epochal.feed import Batch, Block, take
 from epochal.masks import get_mask, set_mask
+from epochal.nonfinite import Record, chosen, judged
+from epochal.nonfinite import start as empty_record
 from epochal.objective import Logs, Means, Objective, Tally
 from epochal.optimizers import Optimizer
 from epochal.state import Parts, TrainState, host_copy, on_device
@@ -129,6 +131,7 @@ class Steps:
         outputs_of: brings a model's return value to a list with one array per output.
         eager: run steps un-compiled.
         custom: what the model's class overrides.
+        on_nonfinite: what becomes of an update whose loss or gradients are not finite: "ignore", "skip" or "raise".
     """
 
     def __init__(
@@ -139,7 +142,9 @@ class Steps:
         outputs_of: Callable[[Any], list[Any]],
         eager: bool = False,
         custom: Custom | None = None,
+        on_nonfinite: str = "ignore",
     ):
+        self.on_nonfinite = on_nonfinite
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
@@ -155,9 +160,7 @@ class Steps:
         """The tally before any training batch of blocks like this."""
         assert self.objective is not None
         custom = self.custom.step
-        if custom is None:
-            return self.objective.start
-        if not self.means.labels:  # known by the names of what the step logs
+        if custom is not None and not self.means.labels:  # known by the names of what the step logs
 
             def logs(state: TrainState, block: Block) -> Any:
                 batch = take(block, 0, padded=False)
@@ -166,7 +169,21 @@ class Steps:
 
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
-        return self.means.start
+        return self.train_report.start._replace(skips=self.record())
+
+    def record(self, steps: int = 0) -> Record | None:
+        """What is known of updates left out behind so many batches, none of them; None where none ever is."""
+        return None if self.on_nonfinite == "ignore" else empty_record(len(self.judged_values), steps)
+
+    @property
+    def judged_values(self) -> list[str]:
+        """What is looked at in an update, in the order in which a step computes it."""
+        assert self.objective is not None
+        if self.custom.step is not None:
+            logged = [f"the logged {label!r}" for label in self.means.labels]
+            return [*logged, *[f"the new {name}" for name in self.parts.names]]
+        outputs = [f"output {output.name!r}" for output in self.objective.outputs]
+        return [*outputs, "the loss", *[f"the gradient of {name}" for name in self.parts.names]]
 
     def program(self, kind: str, padded: bool) -> Program:
         """The program "train", "test" or "predict" for batches with or without room for padding."""
@@ -238,8 +255,8 @@ class Steps:
         call.objective = compiled_loss
         return call
 
-    def update(self, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Array, Any]:
-        """The state after one update, the batch's loss and its predictions."""
+    def update(self, state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Array, Any, Any]:
+        """The state after one update, the batch's loss, its predictions and the gradients."""
         objective, optimizer = self.objective, self.optimizer
         assert objective is not None
         assert optimizer is not None
@@ -258,17 +275,29 @@ class Steps:
         for output, mask in zip(outputs, masks, strict=True):
             set_mask(output, mask)  # `grad` hands out new arrays
         params, opt = optimizer.update(list(gradients), state.opt, list(state.params))
-        return TrainState(tuple(params), buffers, opt), loss, outputs
+        return TrainState(tuple(params), buffers, opt), loss, outputs, gradients
 
     def train_step(self, state: TrainState, tally: Tally, batch: Batch, key: Array) -> tuple[TrainState, Tally]:
         """The state and the tally after one step."""
         assert self.objective is not None
         if self.custom.step is not None:
             with scope.calling(self.call(batch, key)):
-                state, logs = self.custom.step(state, batch)
-            return state, self.means.measure(logs, batch, tally)
-        state, loss, outputs = self.update(state, batch, key)
-        return state, self.objective.measure(outputs, batch, loss, tally)
+                after, logs = self.custom.step(state, batch)
+            decisive = [*[logs[label] for label in self.means.labels], *after.params]
+            after, tally, bad = self._checked(state, after, tally, [], decisive)
+            return after, self.means.measure(logs, batch, tally, bad)
+        after, loss, outputs, gradients = self.update(state, batch, key)
+        after, tally, bad = self._checked(state, after, tally, outputs, [loss, *gradients])
+        return after, self.objective.measure(outputs, batch, loss, tally, bad)
+
+    def _checked(
+        self, before: TrainState, after: TrainState, tally: Tally, shown: Sequence[Any], decisive: Sequence[Any]
+    ) -> tuple[TrainState, Tally, Array | None]:
+        """The state behind an update or, where that is left out, before it; the tally with a note; whether it is."""
+        if self.on_nonfinite == "ignore":
+            return after, tally, None
+        bad, record = judged(tally.skips, shown, decisive, self.on_nonfinite == "raise")
+        return chosen(bad, before, after), tally._replace(skips=record), bad
 
     def test_step(self, params: Any, buffers: Any, tally: Tally, batch: Batch) -> tuple[Any, Tally]:
         """The buffers and the tally after one batch of evaluation."""
@@ -284,7 +313,7 @@ class Steps:
 
     def _make_train(self, padded: bool) -> Program:
         def train(state: TrainState, tally: Tally, block: Block, draw: Any, first: Any, last: Any) -> Any:
-            key = jax.random.fold_in(jax.random.key(draw[0]), draw[1])
+            key = pass_key(draw)
 
             def body(i: Any, carry: Any) -> Any:
                 state, tally = carry
@@ -322,6 +351,11 @@ class Steps:
         return carry
 
 
+def pass_key(draw: Any) -> Array:
+    """The random key of a pass, from the run's seed and the epoch, shape (2,)."""
+    return jax.random.fold_in(jax.random.key(draw[0]), draw[1])
+
+
 class TrainRunner:
     """Runs training steps on the model's current arrays and leaves the new ones in the model."""
 
@@ -340,16 +374,24 @@ class TrainRunner:
         assert optimizer is not None
         return TrainState(params, buffers, optimizer.state)
 
+    @property
+    def key(self) -> Array:
+        """What the pass draws masks by."""
+        return pass_key(self._draw)
+
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
         return self.steps.tally(block, self.state())
 
-    def restored(self, leaves: Sequence[Any], labels: Sequence[str]) -> Tally:
-        """A tally from its arrays and the names of its values."""
+    def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
+        """A tally from its arrays and the names of its values, behind so many batches."""
         if self.steps.custom.step is not None and not self.steps.means.labels:
             self.steps.means = Means({label: np.zeros(()) for label in labels})
+        arrays = [jnp.array(leaf) for leaf in leaves]
         structure = jax.tree.structure(self.steps.train_report.start)
-        return jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in leaves])
+        tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
+        record = self.steps.record(steps)  # what is done about such updates may have changed
+        return tally._replace(skips=Record(*noted) if record is not None and noted else record)
 
     def read(self, tally: Tally) -> Logs:
         """The reported numbers. Waits for the device."""

@@ -92,6 +92,10 @@ class Stream:
         """What tells this data from other data."""
         return {"batches": self.expected}
 
+    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
+        """See `Feed.found`."""
+        return None
+
     def end_epoch(self) -> None:
         """After an epoch, before the next one's first batch is drawn."""
 
@@ -133,6 +137,9 @@ class Sliced(Stream):
         self._batches = self._batches.at(Place(**place))
         self.expected = self._batches.length(place["epoch"])
         self.even = self._batches.even
+
+    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
+        return sources.found(self._examples, self._batches.rows(epoch, batch))
 
     def fingerprint(self) -> dict[str, Any]:
         return sources.fingerprint(self._examples)

@@ -52,9 +52,11 @@ class Training:
         optimizer: the optimizer; None before `compile`.
         eager: whether steps run as plain Python.
         steps_per_execution: "auto" or a number.
+        on_nonfinite: as `compile` takes it.
         history: of the last fit.
         stop: the flags that hooks set.
         inputs: shape and type of a batch, as the model was built; None before.
+        until: epoch and batch before which the next fit ends with `loop.Reached`; None lets it run.
     """
 
     def __init__(self, model: Any):
@@ -63,9 +65,11 @@ class Training:
         self.optimizer: Optimizer | None = None
         self.eager = False
         self.steps_per_execution: int | str = "auto"
+        self.on_nonfinite = "ignore"
         self.history: History | None = None
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
+        self.until: tuple[int, int] | None = None
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
         self._sample: Any = None  # inputs that shapes are found with where steps run as plain Python
         self._parts: Parts | None = None
@@ -76,12 +80,14 @@ class Training:
         self._current: Steps | None = None  # what `steps` returned last
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
-    def compile(self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str) -> None:
+    def compile(
+        self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str, on_nonfinite: str
+    ) -> None:
         """Takes a new recipe; the programs of the old one are dropped."""
         if optimizer is not self.optimizer:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
-        self.eager, self.steps_per_execution = eager, steps_per_execution
+        self.eager, self.steps_per_execution, self.on_nonfinite = eager, steps_per_execution, on_nonfinite
         self.programs, self.running = {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
@@ -291,8 +297,9 @@ class Training:
         if key not in self.programs:
             outputs = [Output(*row) for row in zip(names, *shapes, strict=True)]
             objective = Objective(recipe, outputs, traced=not self.eager)
+            custom, outputs_of = self.model.custom_steps(), lambda p: as_list(p, names)
             self.programs[key] = Steps(
-                parts, objective, self.optimizer, lambda p: as_list(p, names), self.eager, self.model.custom_steps()
+                parts, objective, self.optimizer, outputs_of, self.eager, custom, self.on_nonfinite
             )
         self._current = self.programs[key]
         return self.programs[key]
@@ -302,7 +309,7 @@ class Training:
         steps, call = self._running(), scope.current()
         assert call is not None
         assert call.key is not None
-        state, loss, outputs = steps.update(state, batch, call.key)
+        state, loss, outputs, _ = steps.update(state, batch, call.key)
         assert steps.objective is not None
         return state, {"loss": loss, **steps.objective.loss(outputs, batch)[1]}
 
@@ -377,7 +384,9 @@ class Training:
         tally = runner.start(block) if tally is None else tally
         executable = runner.program.executable(*runner.arguments(block, tally))
         tally = runner.run(executable, block, tally, 0, 1)
-        self.running[kind] = (tally, block.pivot)
+        fresh = None if tally.skips is None else steps.record()  # every call tells of its own batch
+        self.running[kind] = (tally._replace(skips=fresh), block.pivot)
+        loop.LeftOut(steps, feed, None).end(tally)
         return runner.read(tally)
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
@@ -421,13 +430,14 @@ class Keeping:
         callbacks: as `fit` takes them; a `BackupAndRestore` among them says where to and how often.
         resume_from: as `fit` takes it.
         closing: closes what is opened.
+        before: go on from no later place than this epoch and batch.
 
     Raises:
         ValueError: two `BackupAndRestore`, or nothing to go on from in `resume_from`.
         RuntimeError: another run writes to the folder.
     """
 
-    def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack):
+    def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack, before: tuple[int, int] | None = None):
         found = [c for c in CallbackList(callbacks).callbacks if isinstance(c, BackupAndRestore)]
         if len(found) > 1:
             raise ValueError(f"Expected at most one BackupAndRestore among the callbacks, got {len(found)}.")
@@ -440,9 +450,12 @@ class Keeping:
             closing.callback(self._store.close)
             self._checkpoint = self._store.newest()
         if self._checkpoint is None and resume_from is not None:
-            self._checkpoint = Store(resume_from).newest()
+            self._checkpoint = Store(resume_from).newest(before)
             if self._checkpoint is None:
-                raise ValueError(f"Expected checkpoints of a run in resume_from={str(resume_from)!r}, found none.")
+                early = "" if before is None else f", from before batch {before[1]} of epoch {before[0]} (both from 0)"
+                raise ValueError(
+                    f"Expected checkpoints of a run in resume_from={str(resume_from)!r}{early}, found none."
+                )
 
     @property
     def active(self) -> bool:

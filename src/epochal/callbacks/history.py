@@ -15,6 +15,7 @@ class History(Callback):
         history: name -> one value per epoch run, in the order of the logs.
         epoch: the indices of these epochs.
         params: `verbose`, `epochs`, `steps`, `batch_size`.
+        skipped: how many updates were skipped with `on_nonfinite="skip"`.
         seconds: of the whole fit.
         compile_seconds: of it, spent on compiling.
         programs: how many programs of each kind ("train", "test", "predict") the model has compiled for this data.
@@ -24,16 +25,18 @@ class History(Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
+        self.skipped = 0
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.programs: dict[str, int] = {}
         self.examples_per_second = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "epoch": self.epoch}
+        return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.epoch = state["history"], state["epoch"]
+        self.skipped = state.get("skipped", 0)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
