@@ -31,6 +31,10 @@ _NAME = re.compile(r"epoch-(\d{6})-batch-(\d{9})")
 _STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
+class FolderInUse(RuntimeError):
+    """Another run writes to the folder."""
+
+
 class BrokenCheckpoint(Exception):
     """A checkpoint that cannot be read as it was written."""
 
@@ -70,7 +74,7 @@ class Store:
         """Keeps other runs out of the folder until `close`, or the end of the process.
 
         Raises:
-            RuntimeError: a run holds it; the message says which.
+            FolderInUse: a run holds it; the message says which.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "run.json"
@@ -78,7 +82,7 @@ class Store:
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout as error:
-            raise RuntimeError(
+            raise FolderInUse(
                 f"Another run writes to {self.folder}: {_holder(holder)}. Wait for it, end it, or give this run a "
                 "folder of its own."
             ) from error
