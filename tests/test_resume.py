@@ -397,6 +397,40 @@ def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Pat
         again.fit(**fit, resume_from=tmp_path / "nothing")
 
 
+def test_fit_goes_on_from_what_ModelCheckpoint_wrote(tmp_path: Path) -> None:
+    """The callbacks behind it in the list have seen the epoch too, and BackupAndRestore may be there as well."""
+    x, y = digits(N)
+
+    def fit(saver: Any, resume_from: Any = None, **named: Any) -> tuple[Any, Any]:
+        keras.utils.set_random_seed(2)
+        model, counts = dense(), Counts()
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, factor=0.3, min_delta=1.0)
+        callbacks = [saver, plateau, counts, *named.pop("callbacks", [])]
+        history = model.fit(x, y, verbose=0, callbacks=callbacks, resume_from=resume_from, **{"epochs": 4, **named})
+        weights = [w.tolist() for w in model.get_weights()]
+        return history.history, (weights, counts.seen, float(model.optimizer.learning_rate))
+
+    def saver(name: str, **named: Any) -> Any:
+        return keras.callbacks.ModelCheckpoint(tmp_path / name, "loss", save_state=True, **named)
+
+    whole = fit(saver("{epoch}.keras"))
+    assert whole[1][2] < 1e-3
+    for epoch in (1, 2, 4):
+        again = fit(saver("again.keras"), tmp_path / f"{epoch}.keras")
+        assert again == whole
+    kept = read(*(tmp_path / "2.keras.run").glob("epoch-*"))
+    arrays = {np.asarray(a).tobytes() for a in [*kept["params"], *kept["buffers"]]}
+    assert all(w.tobytes() in arrays for w in keras.models.load_model(tmp_path / "2.keras").get_weights())
+    # The best of all alone, with another callback that ends the run, and its own backup.
+    best = saver("best.keras", save_best_only=True)
+    with pytest.raises(Broken):
+        fit(best, callbacks=[BreakOff(9), BackupAndRestore(tmp_path / "backup", 1)])
+    assert len(list((tmp_path / "best.keras.run").glob("epoch-*"))) == 1
+    assert fit(saver("best.keras", save_best_only=True), tmp_path / "best.keras") == whole
+    with pytest.raises(ValueError, match=r'save_state .* expected save_freq="epoch", got 3'):
+        saver("x.keras", save_freq=3)
+
+
 def test_a_finished_run_that_is_kept_trains_no_more(tmp_path: Path) -> None:
     x, y = digits(N)
     backup = BackupAndRestore(tmp_path, delete_checkpoint=False)

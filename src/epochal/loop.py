@@ -21,7 +21,7 @@ from epochal.callbacks.lists import CallbackList
 from epochal.display import Display
 from epochal.feed import Feed
 from epochal.objective import Tally
-from epochal.resume import Backup, Mark, Saved
+from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.step import Program, Steps, TestRunner, TrainRunner
 
 
@@ -105,6 +105,7 @@ class Session:
         display: shows progress.
         steps_per_execution: "auto" or a number.
         backup: keeps the run as it goes; None does not.
+        snapshots: keep it beside models that are written.
         saved: what the run goes on from; None starts it.
         interrupts: how Ctrl-C is heard.
         pace: steps per execution that passes of each kind have arrived at.
@@ -116,6 +117,7 @@ class Session:
     display: Display
     steps_per_execution: int | str = "auto"
     backup: Backup | None = None
+    snapshots: Snapshots = field(default_factory=lambda: Snapshots(None, []))
     saved: Saved | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
@@ -150,6 +152,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         calls.on_epoch_end(epoch, logs)
         display.epoch_end(epoch, logs)
         start = Mark(epoch + 1, 0, feed.place(epoch + 1, 0), logs=dict(logs))
+        session.snapshots.epoch_end(start)
         if backup is not None:
             backup.epoch_end(start, model.stop_training or epoch + 1 == epochs.stop)
         if model.stop_training:

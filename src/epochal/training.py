@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from epochal.arguments import (
 )
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.base import Logs
+from epochal.callbacks.files import ModelCheckpoint
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
 from epochal.callbacks.progress import ProgbarLogger
@@ -37,7 +39,7 @@ from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
-from epochal.resume import Backup, Run, Saved
+from epochal.resume import Backup, Run, Saved, Snapshots
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
@@ -428,7 +430,9 @@ class Keeping:
     """
 
     def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack):
-        found = [c for c in CallbackList(callbacks).callbacks if isinstance(c, BackupAndRestore)]
+        given = CallbackList(callbacks).callbacks
+        found = [c for c in given if isinstance(c, BackupAndRestore)]
+        self._snapshots = Snapshots(None, given).wanted
         if len(found) > 1:
             raise ValueError(f"Expected at most one BackupAndRestore among the callbacks, got {len(found)}.")
         self._settings = found[0] if found else None
@@ -440,14 +444,15 @@ class Keeping:
             closing.callback(self._store.close)
             self._checkpoint = self._store.newest()
         if self._checkpoint is None and resume_from is not None:
-            self._checkpoint = Store(resume_from).newest()
+            beside = Path(f"{resume_from}{ModelCheckpoint.run_suffix}")
+            self._checkpoint = Store(beside if beside.is_dir() else resume_from).newest()
             if self._checkpoint is None:
                 raise ValueError(f"Expected checkpoints of a run in resume_from={str(resume_from)!r}, found none.")
 
     @property
     def active(self) -> bool:
         """Whether the run is kept."""
-        return self._store is not None
+        return self._store is not None or self._snapshots
 
     def seed(self, fresh: int) -> int:
         """The run's seed: the one it was begun with, or a fresh one."""
@@ -460,6 +465,7 @@ class Keeping:
             ValueError: the checkpoint is another run's; nothing has changed then.
         """
         run = Run(session.model, session.steps, session.callbacks, feed, held, seed)
+        session.snapshots = Snapshots(run, session.callbacks.callbacks)
         for data in (feed, held):
             if data is not None:
                 data.tell(session.display.note)
