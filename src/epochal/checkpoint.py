@@ -29,6 +29,8 @@ FORMAT = 1  # a newer one is refused, since it may mean something else
 _NAME = re.compile(r"epoch-(\d{6})-batch-(\d{9})")
 # What Orbax and the file system raise for files that are missing, cut short or changed, and for a full disk.
 _STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+# And what else they, and `decode`, raise for files that nobody's `write` has made.
+_UNREADABLE = (*_STORAGE_ERRORS, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
 
 
 class FolderInUse(RuntimeError):
@@ -242,7 +244,9 @@ def read(path: Path) -> dict[str, Any]:
             if known and (path / "arrays").exists():
                 found = reader.restore(path, args=ocp.args.Composite(arrays=ocp.args.PyTreeRestore()))
                 arrays = {name: np.asarray(array) for name, array in found["arrays"].items()}
-    except _STORAGE_ERRORS as error:
+            intact = known and _digest(arrays, data) == header["digest"]
+            content = decode(data, arrays) if intact else None
+    except _UNREADABLE as error:
         raise BrokenCheckpoint(
             f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         ) from error
@@ -250,9 +254,11 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"Checkpoint {path} has format {header['format']}, this epochal reads up to {FORMAT}: update epochal."
         )
-    if _digest(arrays, data) != header["digest"]:
+    if not intact:
         raise BrokenCheckpoint("its contents are not what was written")
-    return decode(data, arrays)
+    if not isinstance(content, dict):
+        raise BrokenCheckpoint(f"expected a dict in it, found a {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager
