@@ -506,7 +506,7 @@ def content(number: int) -> dict[str, Any]:
     return {
         "trained": False,
         "seed": number,
-        "a": [np.arange(10_000.0) * number],
+        "a": [np.arange(10_000.0) + number],
         "batch": {(1, "b"): b"\x00", "c": 2.5},
     }
 
@@ -515,7 +515,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     values = {
         "numbers": [1, -2.5e-300, float("inf"), True, None, "ä"],
         "tuple": (1, (2, [])),
-        "arrays": {"f": np.float32(1.5), "b": np.array([True]), "u": np.zeros(3, np.uint32), "e": np.zeros((0, 2))},
+        "arrays": {
+            "f": np.array(1.5, np.float32),
+            "b": np.array([True]),
+            "u": np.zeros(3, np.uint32),
+            "e": np.zeros((0, 2)),
+        },
         3: b"\xff",
     }
     write(tmp_path / "epoch-000000-batch-000000000", values)
@@ -545,8 +550,8 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     holder = (
-        f"import time; from epochal.checkpoint import Store; Store({str(tmp_path)!r}).lock(); print(1, flush=True); "
-        "time.sleep(600)"
+        f"import time; from epochal.checkpoint import Store; store = Store({str(tmp_path)!r}); store.lock(); "
+        "print(1, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -623,3 +628,65 @@ def _broken_at(batch: int) -> Callable:
             raise Broken
 
     return stop
+
+
+# -- disks
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[bool]:
+    """A small file system of its own in a folder, where that is permitted; yields whether it is."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    permitted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield permitted
+    finally:
+        if permitted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """`test_a_full_disk_…` shows the same where nothing may be mounted."""
+    x, y = digits(N)
+    folder = tmp_path / "disk"
+    with mounted(folder, "size=1m") as permitted:
+        if not permitted:
+            return
+
+        def fill(epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                while not checkpoints(folder / "backup") or list(folder.glob("backup/*tmp*")):
+                    time.sleep(0.01)  # one is still being written
+                with contextlib.suppress(OSError), (folder / "other").open("wb", 0) as file:
+                    while True:
+                        file.write(bytes(1000))
+
+        fit: dict[str, Any] = {"x": x, "y": y, "epochs": 4, "batch_size": M, "verbose": 0}
+        backup = BackupAndRestore(folder / "backup", 4, delete_checkpoint=False)
+        keras.utils.set_random_seed(4)
+        model = dense()
+        callbacks = [backup, keras.callbacks.LambdaCallback(on_epoch_begin=fill)]
+        message = "could not be written .* Training goes on; the last good checkpoint is epoch-"
+        with pytest.warns(UserWarning, match=message) as told:
+            history = model.fit(**fit, callbacks=callbacks)
+        assert len(history.history["loss"]) == 4
+        found = Store(folder / "backup").newest()
+        assert found is not None
+        assert f"checkpoint is {found.path.name}" in str(told[-1].message)
+        (folder / "other").unlink()  # and there is room again: the run goes on from there, to the same end
+        keras.utils.set_random_seed(4)
+        again = dense()
+        assert again.fit(**fit, callbacks=[backup]).history == history.history
+        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+
+
+def test_a_disk_that_is_read_only_is_refused_before_training(tmp_path: Path) -> None:
+    x, y = digits(N)
+    model = dense()
+    before = model.get_weights()
+    with mounted(tmp_path / "disk", "ro") as permitted:
+        folder = tmp_path / "disk" if permitted else Path("/proc")  # where nobody can make a folder either
+        with pytest.raises(OSError, match=f"BackupAndRestore cannot write to {folder}/backup: .*another backup_dir"):
+            model.fit(x, y, verbose=0, callbacks=[BackupAndRestore(folder / "backup")])
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))

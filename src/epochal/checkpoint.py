@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -77,16 +78,25 @@ class Store:
 
         Raises:
             FolderInUse: a run holds it; the message says which.
+            OSError: nothing can be written there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "run.json"
         lock = filelock.FileLock(self.folder / "run.lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
+            with tempfile.TemporaryFile(dir=self.folder):  # the lock may be there from before
+                pass
         except filelock.Timeout as error:
             raise FolderInUse(
                 f"Another run writes to {self.folder}: {_holder(holder)}. Wait for it, end it, or give this run a "
                 "folder of its own."
+            ) from error
+        except OSError as error:
+            lock.release()
+            raise type(error)(
+                error.errno,
+                f"BackupAndRestore cannot write to {self.folder}: {error.strerror}. Choose another backup_dir",
             ) from error
         self._lock = lock
         holder.write_text(
@@ -294,6 +304,8 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
+        if np.size(value) == 0:  # Orbax refuses these
+            return {"kind": "empty", "value": [str(value.dtype), list(value.shape)]}
         return {"kind": "array", "value": _put(value, arrays)}
     if isinstance(value, bytes):
         return {"kind": "bytes", "value": value.hex()}
@@ -324,6 +336,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     kind, inner = value["kind"], value["value"]
     if kind == "array":
         return arrays[inner]
+    if kind == "empty":
+        return np.zeros(inner[1], inner[0])
     if kind == "bytes":
         return bytes.fromhex(inner)
     if kind == "tuple":
