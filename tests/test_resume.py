@@ -118,6 +118,12 @@ class Stateful(Again):
         self.at, self.loaded = state["at"], self.loaded + 1
 
 
+def shuffled_by_grain(x: np.ndarray, y: np.ndarray) -> Any:
+    import grain
+
+    return grain.MapDataset.range(len(x)).shuffle(seed=3).map(lambda i: (x[i], y[i])).batch(M).to_iter_dataset()
+
+
 def on_disk(array: np.ndarray, path: Path) -> np.ndarray:
     np.save(path, array)
     return np.load(path, mmap_mode="r")
@@ -142,6 +148,7 @@ def data(kind: str, folder: Path) -> dict[str, Any]:
         "iterable": lambda: {"x": Again(x, y), **held},
         "iterable steps": lambda: {"x": Again(x, y), "steps_per_epoch": 5, **held},
         "stateful": lambda: {"x": Stateful(x, y), **held},
+        "grain": lambda: {"x": shuffled_by_grain(x, y), **held},
     }
     return made[kind]()
 
@@ -208,6 +215,23 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_pat
         if kind == "stateful" and batches == 17:
             assert resumed["data"].loaded == 1
             assert resumed["data"].given < whole["data"].given / 2  # it went there without reading all again
+
+
+def test_a_grain_dataset_goes_on_by_its_own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterator = type(iter(shuffled_by_grain(*digits(N))))
+    states, put_back = [], iterator.set_state
+
+    def spy(self: Any, state: Any) -> None:
+        states.append(state)
+        put_back(self, state)
+
+    monkeypatch.setattr(iterator, "set_state", spy)
+    whole = run("grain", tmp_path / "whole")
+    assert states == []
+    with pytest.raises(Broken):
+        run("grain", tmp_path / "again", 10, 3)  # behind batch 9: two of the second epoch
+    same(run("grain", tmp_path / "again", every=3), whole)
+    assert [state["next_index"] for state in states] == [2]
 
 
 def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
