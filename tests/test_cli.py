@@ -12,8 +12,10 @@ import polars as pl
 import pytest
 
 from epochal import runfolder, tasks
+from epochal.checkpoint import Store
 from epochal.cli import main
 from epochal.models import load_model
+from epochal.options import Fit
 from epochal.runfolder import read_history
 from epochal.tables import Preprocessing, Target, prepare, read_source
 
@@ -422,6 +424,116 @@ def test_usage(capsys):
     for wrong in (["fit"], ["fit", "iris", "--batch-size", "many"], ["fit", "iris", "--epoch", "3"], ["train"], []):
         assert main(wrong) == 2
         assert capsys.readouterr().err
+
+
+# -- going on
+
+SHORT = ["fit", "digits", "--epochs", "25", "--no-plot", "--verbose", "0", "--run-dir"]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run folder that nothing broke off."""
+    assert main([*SHORT, str(place / "whole")]) == 0
+    return place / "whole"
+
+
+def values_of(folder):
+    """What a run has come to, without its times."""
+    summary = read_json(folder / "summary.json")
+    for name in ("seconds", "compile_seconds", "examples_per_second", "ended", "command"):
+        summary.pop(name)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if k not in ("seconds", "time", "command")} for line in lines]
+    weights = [w.tolist() for w in load_model(folder / "model").get_weights()]
+    return summary, (folder / "history.csv").read_text(), kept, weights
+
+
+def test_a_fit_that_is_killed_goes_on_and_ends_like_one_that_was_not(whole, tmp_path, monkeypatch):
+    started = subprocess.Popen([*PROGRAM, *SHORT, "r"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    run = tmp_path / "r"
+    backup = run / "backup"
+    try:
+        deadline = time.monotonic() + 60
+        while not list(backup.glob("epoch-*[0-9]")):
+            assert time.monotonic() < deadline
+            assert started.poll() is None
+            time.sleep(0.002)
+    finally:
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+    assert not (run / "summary.json").exists()
+    assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["event"] == "epoch"
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"event": "epoch", "epo')  # a line that was cut off
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["fit", "--resume", "../r", "--verbose", "0"]) == 0
+    assert values_of(run) == values_of(whole)
+    assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_fit_that_is_interrupted_goes_on(whole, tmp_path, monkeypatch, capsys):
+    def press(epoch, logs=None, at=3):
+        if epoch == at:
+            raise KeyboardInterrupt
+
+    run = tmp_path / "r"
+    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    assert main([*SHORT, str(run)]) == 130
+    assert f"epochal fit --resume {run}" in capsys.readouterr().out
+    assert read_json(run / "summary.json")["status"] == "interrupted"
+    assert main([*SHORT, str(run)]) == 2
+    assert f"or go on with it: epochal fit --resume {run}" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert values_of(run) == values_of(whole)
+
+
+def test_a_fit_killed_before_anything_was_kept_begins_again(whole, tmp_path):
+    run = tmp_path / "r"
+    options = {**vars(Fit("digits", epochs=25, plot=False, run_dir=str(run)))}
+    run.mkdir()
+    runfolder.write_begun(run, {"options": options, "command": "epochal", "directory": str(tmp_path)})
+    (run / "log.jsonl").write_text('{"event": "start"}\n{"event": "epoch", "epoch": 1}\n')
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert values_of(run) == values_of(whole)
+
+
+def test_a_fit_that_has_ended_does_not_go_on(whole, capsys):
+    before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    assert main(["fit", "--resume", str(whole)]) == 0
+    assert "has come to its end" in " ".join(capsys.readouterr().out.split())
+    assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
+
+
+def test_what_does_not_go_on(whole, tmp_path, capsys):
+    run, other = tmp_path / "r", tmp_path / "other"
+    for folder in (run, other):
+        folder.mkdir()
+    options = {**vars(Fit("digits", epochs=1, plot=False, run_dir=str(run)))}
+    record = {"options": options, "command": "epochal", "directory": str(tmp_path)}
+    runfolder.write_begun(run, record)
+    runfolder.write_begun(other, {**record, "options": {"colour": 1}})
+    store = Store(run / "backup")
+    store.lock()
+    cases = [
+        ([str(tmp_path / "absent")], "There is no folder"),
+        ([str(tmp_path)], "holds no run that can go on"),
+        ([str(other)], "was written by another epochal"),
+        ([str(run)], "Another run writes to"),
+        ([str(run), "--epochs", "3"], "leave out SOURCE and all options but --verbose"),
+        ([str(run), "iris"], "leave out SOURCE and all options but --verbose"),
+    ]
+    for arguments, said in cases:
+        assert main(["fit", "--resume", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    store.close()
+    assert not (run / "log.jsonl").exists()
 
 
 # -- as a program

@@ -118,6 +118,12 @@ class Stateful(Again):
         self.at, self.loaded = state["at"], self.loaded + 1
 
 
+def shuffled_by_grain(x: np.ndarray, y: np.ndarray) -> Any:
+    import grain
+
+    return grain.MapDataset.range(len(x)).shuffle(seed=3).map(lambda i: (x[i], y[i])).batch(M).to_iter_dataset()
+
+
 def on_disk(array: np.ndarray, path: Path) -> np.ndarray:
     np.save(path, array)
     return np.load(path, mmap_mode="r")
@@ -142,6 +148,7 @@ def data(kind: str, folder: Path) -> dict[str, Any]:
         "iterable": lambda: {"x": Again(x, y), **held},
         "iterable steps": lambda: {"x": Again(x, y), "steps_per_epoch": 5, **held},
         "stateful": lambda: {"x": Stateful(x, y), **held},
+        "grain": lambda: {"x": shuffled_by_grain(x, y), **held},
     }
     return made[kind]()
 
@@ -209,6 +216,23 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_pat
             assert resumed["data"].loaded == 1
             # It went behind batch 16 without reading all again, but for the first batch, which is looked at before.
             assert resumed["data"].given == whole["data"].given - 16 + 1
+
+
+def test_a_grain_dataset_goes_on_by_its_own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterator = type(iter(shuffled_by_grain(*digits(N))))
+    states, put_back = [], iterator.set_state
+
+    def spy(self: Any, state: Any) -> None:
+        states.append(state)
+        put_back(self, state)
+
+    monkeypatch.setattr(iterator, "set_state", spy)
+    whole = run("grain", tmp_path / "whole")
+    assert states == []
+    with pytest.raises(Broken):
+        run("grain", tmp_path / "again", 10, 3)  # behind batch 9: two of the second epoch
+    same(run("grain", tmp_path / "again", every=3), whole)
+    assert [state["next_index"] for state in states] == [2]
 
 
 def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
@@ -398,6 +422,40 @@ def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Pat
         again.fit(**fit, resume_from=tmp_path / "nothing")
 
 
+def test_fit_goes_on_from_what_ModelCheckpoint_wrote(tmp_path: Path) -> None:
+    """The callbacks behind it in the list have seen the epoch too, and BackupAndRestore may be there as well."""
+    x, y = digits(N)
+
+    def fit(saver: Any, resume_from: Any = None, **named: Any) -> tuple[Any, Any]:
+        keras.utils.set_random_seed(2)
+        model, counts = dense(), Counts()
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, factor=0.3, min_delta=1.0)
+        callbacks = [saver, plateau, counts, *named.pop("callbacks", [])]
+        history = model.fit(x, y, verbose=0, callbacks=callbacks, resume_from=resume_from, **{"epochs": 4, **named})
+        weights = [w.tolist() for w in model.get_weights()]
+        return history.history, (weights, counts.seen, float(model.optimizer.learning_rate))
+
+    def saver(name: str, **named: Any) -> Any:
+        return keras.callbacks.ModelCheckpoint(tmp_path / name, "loss", save_state=True, **named)
+
+    whole = fit(saver("{epoch}.keras"))
+    assert whole[1][2] < 1e-3
+    for epoch in (1, 2, 4):
+        again = fit(saver("again.keras"), tmp_path / f"{epoch}.keras")
+        assert again == whole
+    kept = read(*(tmp_path / "2.keras.run").glob("epoch-*"))
+    arrays = {np.asarray(a).tobytes() for a in [*kept["params"], *kept["buffers"]]}
+    assert all(w.tobytes() in arrays for w in keras.models.load_model(tmp_path / "2.keras").get_weights())
+    # The best of all alone, with another callback that ends the run, and its own backup.
+    best = saver("best.keras", save_best_only=True)
+    with pytest.raises(Broken):
+        fit(best, callbacks=[BreakOff(9), BackupAndRestore(tmp_path / "backup", 1)])
+    assert len(list((tmp_path / "best.keras.run").glob("epoch-*"))) == 1
+    assert fit(saver("best.keras", save_best_only=True), tmp_path / "best.keras") == whole
+    with pytest.raises(ValueError, match=r'save_state .* expected save_freq="epoch", got 3'):
+        saver("x.keras", save_freq=3)
+
+
 def test_a_finished_run_that_is_kept_trains_no_more(tmp_path: Path) -> None:
     x, y = digits(N)
     backup = BackupAndRestore(tmp_path, delete_checkpoint=False)
@@ -473,7 +531,7 @@ def content(number: int) -> dict[str, Any]:
     return {
         "trained": False,
         "seed": number,
-        "a": [np.arange(10_000.0) * number],
+        "a": [np.arange(10_000.0) + number],
         "batch": {(1, "b"): b"\x00", "c": 2.5},
     }
 
@@ -482,7 +540,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     values = {
         "numbers": [1, -2.5e-300, float("inf"), True, None, "ä"],
         "tuple": (1, (2, [])),
-        "arrays": {"f": np.float32(1.5), "b": np.array([True]), "u": np.zeros(3, np.uint32), "e": np.zeros((0, 2))},
+        "arrays": {
+            "f": np.array(1.5, np.float32),
+            "b": np.array([True]),
+            "u": np.zeros(3, np.uint32),
+            "e": np.zeros((0, 2)),
+        },
         3: b"\xff",
     }
     write(tmp_path / "epoch-000000-batch-000000000", values)
@@ -512,8 +575,8 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     holder = (
-        f"import time; from epochal.checkpoint import Store; Store({str(tmp_path)!r}).lock(); print(1, flush=True); "
-        "time.sleep(600)"
+        f"import time; from epochal.checkpoint import Store; store = Store({str(tmp_path)!r}); store.lock(); "
+        "print(1, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -590,3 +653,65 @@ def _broken_at(batch: int) -> Callable:
             raise Broken
 
     return stop
+
+
+# -- disks
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[bool]:
+    """A small file system of its own in a folder, where that is permitted; yields whether it is."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    permitted = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield permitted
+    finally:
+        if permitted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """`test_a_full_disk_…` shows the same where nothing may be mounted."""
+    x, y = digits(N)
+    folder = tmp_path / "disk"
+    with mounted(folder, "size=1m") as permitted:
+        if not permitted:
+            return
+
+        def fill(epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                while not checkpoints(folder / "backup") or list(folder.glob("backup/*tmp*")):
+                    time.sleep(0.01)  # one is still being written
+                with contextlib.suppress(OSError), (folder / "other").open("wb", 0) as file:
+                    while True:
+                        file.write(bytes(1000))
+
+        fit: dict[str, Any] = {"x": x, "y": y, "epochs": 4, "batch_size": M, "verbose": 0}
+        backup = BackupAndRestore(folder / "backup", 4, delete_checkpoint=False)
+        keras.utils.set_random_seed(4)
+        model = dense()
+        callbacks = [backup, keras.callbacks.LambdaCallback(on_epoch_begin=fill)]
+        message = "could not be written .* Training goes on; the last good checkpoint is epoch-"
+        with pytest.warns(UserWarning, match=message) as told:
+            history = model.fit(**fit, callbacks=callbacks)
+        assert len(history.history["loss"]) == 4
+        found = Store(folder / "backup").newest()
+        assert found is not None
+        assert f"checkpoint is {found.path.name}" in str(told[-1].message)
+        (folder / "other").unlink()  # and there is room again: the run goes on from there, to the same end
+        keras.utils.set_random_seed(4)
+        again = dense()
+        assert again.fit(**fit, callbacks=[backup]).history == history.history
+        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+
+
+def test_a_disk_that_is_read_only_is_refused_before_training(tmp_path: Path) -> None:
+    x, y = digits(N)
+    model = dense()
+    before = model.get_weights()
+    with mounted(tmp_path / "disk", "ro") as permitted:
+        folder = tmp_path / "disk" if permitted else Path("/proc")  # where nobody can make a folder either
+        with pytest.raises(OSError, match=f"BackupAndRestore cannot write to {folder}/backup: .*another backup_dir"):
+            model.fit(x, y, verbose=0, callbacks=[BackupAndRestore(folder / "backup")])
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))

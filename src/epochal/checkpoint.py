@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,12 @@ FORMAT = 1  # a newer one is refused, since it may mean something else
 _NAME = re.compile(r"epoch-(\d{6})-batch-(\d{9})")
 # What Orbax and the file system raise for files that are missing, cut short or changed, and for a full disk.
 _STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+# And what else they, and `decode`, raise for files that nobody's `write` has made.
+_UNREADABLE = (*_STORAGE_ERRORS, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
+
+
+class FolderInUse(RuntimeError):
+    """Another run writes to the folder."""
 
 
 class BrokenCheckpoint(Exception):
@@ -70,17 +77,26 @@ class Store:
         """Keeps other runs out of the folder until `close`, or the end of the process.
 
         Raises:
-            RuntimeError: a run holds it; the message says which.
+            FolderInUse: a run holds it; the message says which.
+            OSError: nothing can be written there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         holder = self.folder / "run.json"
         lock = filelock.FileLock(self.folder / "run.lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
+            with tempfile.TemporaryFile(dir=self.folder):  # the lock may be there from before
+                pass
         except filelock.Timeout as error:
-            raise RuntimeError(
+            raise FolderInUse(
                 f"Another run writes to {self.folder}: {_holder(holder)}. Wait for it, end it, or give this run a "
                 "folder of its own."
+            ) from error
+        except OSError as error:
+            lock.release()
+            raise type(error)(
+                error.errno,
+                f"BackupAndRestore cannot write to {self.folder}: {error.strerror}. Choose another backup_dir",
             ) from error
         self._lock = lock
         holder.write_text(
@@ -247,7 +263,9 @@ def read(path: Path) -> dict[str, Any]:
             if known and (path / "arrays").exists():
                 found = reader.restore(path, args=ocp.args.Composite(arrays=ocp.args.PyTreeRestore()))
                 arrays = {name: np.asarray(array) for name, array in found["arrays"].items()}
-    except _STORAGE_ERRORS as error:
+            intact = known and _digest(arrays, data) == header["digest"]
+            content = decode(data, arrays) if intact else None
+    except _UNREADABLE as error:
         raise BrokenCheckpoint(
             f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         ) from error
@@ -255,9 +273,11 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"Checkpoint {path} has format {header['format']}, this epochal reads up to {FORMAT}: update epochal."
         )
-    if _digest(arrays, data) != header["digest"]:
+    if not intact:
         raise BrokenCheckpoint("its contents are not what was written")
-    return decode(data, arrays)
+    if not isinstance(content, dict):
+        raise BrokenCheckpoint(f"expected a dict in it, found a {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager
@@ -293,6 +313,8 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
+        if np.size(value) == 0:  # Orbax refuses these
+            return {"kind": "empty", "value": [str(value.dtype), list(value.shape)]}
         return {"kind": "array", "value": _put(value, arrays)}
     if isinstance(value, bytes):
         return {"kind": "bytes", "value": value.hex()}
@@ -323,6 +345,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     kind, inner = value["kind"], value["value"]
     if kind == "array":
         return arrays[inner]
+    if kind == "empty":
+        return np.zeros(inner[1], inner[0])
     if kind == "bytes":
         return bytes.fromhex(inner)
     if kind == "tuple":

@@ -13,16 +13,17 @@ import shlex
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import chdir, contextmanager
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 
 from epochal import runfolder
+from epochal.options import Evaluate, Fit, Predict
 from epochal.report import listed, say, say_values
 from epochal.tables import InputError, Prepared, Preprocessing, Table, prepare, read_source, target_of
 
@@ -31,96 +32,12 @@ _DESCRIPTION = """Train a network on a table, look at the result, use it.
 
   epochal fit digits                            a bundled data set: digits, diabetes, breast_cancer, iris, wine
   epochal fit houses.csv --target price         your own: .csv, .parquet, .npz
+  epochal fit --resume runs/20260101-120000-houses    one that was killed or interrupted goes on where it was
   epochal evaluate runs/20260101-120000-houses new.csv
   epochal predict runs/20260101-120000-houses new.csv -o prices.csv
   epochal --version
 
 Everything a fit leaves behind is in its run folder: model/, curves.png, history.csv, summary.json, log.jsonl."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Train a network on a table.
-
-    Finds the target and the task, encodes and scales the columns (by the training rows only), builds a network, trains
-    it until the validation loss no longer falls, keeps the best epoch's weights, and writes a run folder.
-
-    For example:
-      epochal fit digits
-      epochal fit houses.csv --target price --drop address
-      epochal fit images.npz --model nets.py:cnn --batch-size 64 --epochs 20
-    """
-
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """digits, diabetes, breast_cancer, iris or wine; or a .csv, a .parquet, or a .npz with arrays x and y."""
-    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
-    """Column to predict. Default: the one called target, label, y or class, else the last one."""
-    task: Literal["classification", "regression"] | None = None
-    """What to learn. Default: text, true/false and few whole numbers are classes, other numbers are quantities."""
-    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
-    """Column to leave out; may be given several times."""
-    categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
-    """Column whose numbers are names (a postal code, a class of ticket); may be given several times."""
-    batch_size: Annotated[int | Literal["auto", "full"], tyro.conf.arg(metavar="N|auto|full")] = "auto"
-    """Rows per step, or "full" for all of them. "auto" is 32 for now: a default, not measured yet."""
-    epochs: int = 200
-    """At most so many passes over the training rows."""
-    patience: int = 20
-    """Stop after so many epochs without a better validation loss."""
-    validation_split: float = 0.2
-    """Part of the rows that is held out to validate on."""
-    learning_rate: float = 1e-3
-    """Of Adam. A --model that is compiled keeps its own."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:function")] = None
-    """A function that returns an epochal.Model. It is called with those of the arguments input_shape,
-    n_outputs, n_classes, task and n_train that it names. If it compiles the model, nothing about it is changed."""
-    run_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder to write. Default: runs/<time>-<source>."""
-    seed: int = 0
-    """Decides the split, the first weights, the order of the rows and dropout."""
-    plot: bool = True
-    """Draw curves.png."""
-    verbose: Literal["auto", 0, 1, 2] = "auto"
-    """Progress: 0 none, 1 a live bar, 2 a line per epoch; auto is 1 on a terminal, else 2."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Loss and metrics of a trained model on a table.
-
-    Columns are prepared as in training; columns that the model does not know are passed over.
-
-    For example:
-      epochal evaluate runs/20260101-120000-digits digits --rows validation
-      epochal evaluate runs/20260101-120000-houses new.csv
-    """
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder, or the model/ folder in it."""
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """As for fit. Of a .npz with x_test and y_test, these are taken."""
-    rows: Literal["all", "training", "validation"] = "all"
-    """Of the table that was trained on: only the rows that were trained on, or only those that were held out."""
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Predictions of a trained model for a table, one line per row, in its order.
-
-    Classification: `prediction` and a `probability_<class>` column for every class. Regression: `prediction`.
-
-    For example:
-      epochal predict runs/20260101-120000-houses new.csv -o prices.csv
-    """
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder, or the model/ folder in it."""
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """As for fit; the target column may be there or not. Of a .npz with x_test, this is taken."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
-    """The .csv to write."""
-    force: bool = False
-    """Replace the file if it exists."""
 
 
 # Ctrl-C was pressed: set by the program's handler (`epochal.__main__`), looked at before every epoch.
@@ -161,10 +78,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(options: Fit, command: str) -> int:
     """Trains as the options say, and writes the run folder; 0, or 130 if Ctrl-C ended it (the folder is kept)."""
+    if options.resume is not None:
+        return _resume(options, Path(options.resume).absolute())
     _check(options)
-    folder = Path(options.run_dir) if options.run_dir is not None else runfolder.default_folder(options.source)
+    folder = Path(options.run_dir) if options.run_dir is not None else runfolder.default_folder(str(options.source))
     runfolder.check_free(folder)
-    table = read_source(options.source)
+    return _run(options, command, folder, resumed=False)
+
+
+def _resume(options: Fit, folder: Path) -> int:
+    """Goes on with the fit in a run folder, with the options that it was begun with."""
+    if replace(options, resume=None, verbose=Fit.verbose) != Fit():
+        raise InputError(
+            "--resume goes on with the run's own settings: leave out SOURCE and all options but --verbose."
+        )
+    with _as_input_errors("No run can go on"):
+        if runfolder.has_ended(folder):
+            say("ended", f"the run in {folder}{os.sep} has come to its end: there is nothing to go on with")
+            return 0
+        begun = runfolder.read_begun(folder)
+    try:
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in begun["options"].items()
+        }
+        own, command, directory = replace(Fit(**given), verbose=options.verbose), begun["command"], begun["directory"]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{str(folder)!r} was written by another epochal: {error}.") from error
+    with chdir(directory):  # relative paths of its command mean what they meant
+        return _run(own, command, folder, resumed=True)
+
+
+def _run(options: Fit, command: str, folder: Path, resumed: bool) -> int:
+    """Reads the data and makes the network, then trains it."""
+    table = read_source(str(options.source))
     prepared = prepare(
         table,
         target=options.target,
@@ -178,17 +124,68 @@ def fit(options: Fit, command: str) -> int:
     network, own = _network(options, prepared)
     size = _batch_size(options.batch_size, len(prepared.x))
     _say_network(options, network, own, size, -(-len(prepared.x) // size))
-    folder = runfolder.make_folder(folder, exact=options.run_dir is not None)
+    if not resumed:
+        folder = runfolder.make_folder(folder, exact=options.run_dir is not None)
+        runfolder.write_begun(folder, {"options": asdict(options), "command": command, "directory": os.getcwd()})
     say("run folder", f"{folder}{os.sep}")
     print(flush=True)
-    return _train(options, command, folder, table.source, prepared, network, size)
+    try:
+        return _train(options, command, folder, table.source, prepared, network, size)
+    except InputError:
+        if not resumed and not (folder / runfolder.LOG).exists():  # refused before the first line of the log
+            runfolder.remove_backup(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prepared, network: Any, size: int) -> int:
-    """`model.fit` with early stopping and the log, then the rest of the run folder, interrupted or not."""
+    """`model.fit` with early stopping, backup and the log, then the rest of the run folder, interrupted or not."""
     from epochal import callbacks
+    from epochal.checkpoint import FolderInUse
 
-    settings = {
+    settings = _settings(options, command, source, prepared, network, size)
+    log = runfolder.RunLog(folder / runfolder.LOG, settings)
+    stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
+    # Not deleted at the end of training: the summary is not written yet.
+    backup = callbacks.BackupAndRestore(folder / runfolder.BACKUP, delete_checkpoint=False)
+    reason = "failed"
+    try:
+        with _as_input_errors("The network cannot be trained on this data"):
+            network.fit(
+                prepared.x,
+                prepared.y,
+                batch_size=size,
+                epochs=options.epochs,
+                verbose=options.verbose,
+                validation_data=(prepared.x_validation, prepared.y_validation),
+                callbacks=[stopping, log, backup, callbacks.LambdaCallback(on_epoch_begin=_stop_if_pressed)],
+            )
+    except FolderInUse as error:
+        raise InputError(str(error)) from error
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        stopping.on_train_end()  # puts the best epoch's weights back
+    except SystemExit:  # SIGTERM; the run was kept
+        reason = "terminated"
+        raise
+    finally:
+        log.end(reason)  # nothing, if the fit ended as it should
+    record, interrupted = network.history, reason == "interrupted"
+    if record is None or not record.epoch:
+        say("stopped", f"interrupted before the first epoch ended; go on with: epochal fit --resume {folder}")
+        return 130
+    summary = _summary(settings, record, interrupted, log)
+    saved = _save(options, folder, summary, prepared.preprocessing, network)
+    if not interrupted:
+        runfolder.remove_backup(folder)
+    _say_result(options, summary, folder, saved)
+    return {"done": 0, "diverged": 1}.get(summary["status"], 130)
+
+
+def _settings(options: Fit, command: str, source: str, prepared: Prepared, network: Any, size: int) -> dict[str, Any]:
+    """What the log and the summary say of how the run was set up."""
+    return {
         "source": source,
         "task": prepared.preprocessing.target.task,
         "target": prepared.preprocessing.target.name,
@@ -205,37 +202,6 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
         "patience": options.patience,
         "command": command,
     }
-    log = runfolder.RunLog(folder / runfolder.LOG, settings)
-    stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
-    interrupted = False
-    try:
-        with _as_input_errors("The network cannot be trained on this data"):
-            network.fit(
-                prepared.x,
-                prepared.y,
-                batch_size=size,
-                epochs=options.epochs,
-                verbose=options.verbose,
-                validation_data=(prepared.x_validation, prepared.y_validation),
-                callbacks=[stopping, log, callbacks.LambdaCallback(on_epoch_begin=_stop_if_pressed)],
-            )
-    except InputError:
-        if not any(folder.iterdir()):  # refused before the first line of the log
-            folder.rmdir()
-        raise
-    except KeyboardInterrupt:
-        interrupted = True
-        stopping.on_train_end()  # puts the best epoch's weights back
-    finally:
-        log.end("interrupted" if interrupted else "failed")  # nothing, if the fit ended as it should
-    record = network.history
-    if record is None or not record.epoch:
-        say("stopped", f"interrupted before the first epoch ended; {folder}{os.sep} holds the log only")
-        return 130
-    summary = _summary(settings, record, interrupted, log.seconds)
-    saved = _save(options, folder, summary, prepared.preprocessing, network)
-    _say_result(options, summary, folder, saved)
-    return {"done": 0, "diverged": 1}.get(summary["status"], 130)
 
 
 def _stop_if_pressed(epoch: int, logs: Any) -> None:
@@ -243,11 +209,12 @@ def _stop_if_pressed(epoch: int, logs: Any) -> None:
         raise KeyboardInterrupt
 
 
-def _summary(settings: dict[str, Any], record: Any, interrupted: bool, seconds: float) -> dict[str, Any]:
-    """What `summary.json` says, from the run's History; `seconds` is an interrupted run's time, which has no other.
+def _summary(settings: dict[str, Any], record: Any, interrupted: bool, log: runfolder.RunLog) -> dict[str, Any]:
+    """What `summary.json` says, from the run's History; the log knows the time of a run that was broken off.
 
     `seconds` of the whole fit; `examples_per_second` are training examples outside of compiling, validation time
-    included; `metrics` are those of the kept epoch, the one of least val_loss.
+    included, and like `compile_seconds` since the run last went on; `metrics` are those of the kept epoch, the one of
+    least val_loss.
     """
     losses = record.history.get("val_loss", [])
     best = _best(losses)
@@ -257,7 +224,7 @@ def _summary(settings: dict[str, Any], record: Any, interrupted: bool, seconds: 
         "status": "interrupted" if interrupted else "done" if np.isfinite(losses).any() else "diverged",
         "epochs": len(record.epoch),
         "best_epoch": record.epoch[best] + 1,
-        "seconds": round(record.seconds if whole else seconds, 3),
+        "seconds": round(record.seconds if whole and not log.resumed else log.seconds, 3),
         "compile_seconds": round(record.compile_seconds, 3) if whole else None,
         "examples_per_second": round(record.examples_per_second, 1) if whole else None,
         "metrics": {name: values[best] for name, values in record.history.items()},
@@ -314,6 +281,8 @@ def _network(options: Fit, prepared: Prepared) -> tuple[Any, bool]:
 
 def _check(options: Fit) -> None:
     """Raises `InputError` for an option whose value makes no sense."""
+    if options.source is None:
+        raise InputError("fit needs a SOURCE, such as digits or houses.csv, or --resume FOLDER.")
     least = {"epochs": 1, "patience": 1, "seed": 0}
     for name, low in least.items():
         if getattr(options, name) < low:
@@ -494,5 +463,7 @@ def _say_result(options: Fit, summary: dict[str, Any], folder: Path, problem: st
     say_values(summary["metrics"])
     if problem is not None:
         say("not saved", problem)
+    if summary["status"] == "interrupted":
+        say("go on with", f"epochal fit --resume {folder}")
     files = ["model/"] * (problem is None) + ["curves.png"] * options.plot
     say("run folder", f"{folder}{os.sep}  {', '.join([*files, 'history.csv', 'summary.json', 'log.jsonl'])}")

@@ -23,7 +23,7 @@ from epochal.display import Display
 from epochal.feed import Block, Feed
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
-from epochal.resume import Backup, Mark, Saved
+from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.step import Program, Steps, TestRunner, TrainRunner
 
 
@@ -107,6 +107,7 @@ class Session:
         display: shows progress.
         steps_per_execution: "auto" or a number.
         backup: keeps the run as it goes; None does not.
+        snapshots: keep it beside models that are written.
         saved: what the run goes on from; None starts it.
         interrupts: how Ctrl-C is heard.
         history: the record of a fit, for what is in no logs.
@@ -120,6 +121,7 @@ class Session:
     display: Display
     steps_per_execution: int | str = "auto"
     backup: Backup | None = None
+    snapshots: Snapshots = field(default_factory=lambda: Snapshots(None, []))
     saved: Saved | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     history: History | None = None
@@ -170,6 +172,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         calls.on_epoch_end(epoch, logs)
         display.epoch_end(epoch, logs)
         start = Mark(epoch + 1, 0, feed.place(epoch + 1, 0), logs=dict(logs))
+        session.snapshots.epoch_end(start)
         if backup is not None:
             backup.epoch_end(start, model.stop_training or epoch + 1 == epochs.stop)
         if model.stop_training:

@@ -242,8 +242,9 @@ class Model(Layer):
             max_queue_size, workers, use_multiprocessing: how a `PyDataset`'s batches are made ahead; None leaves it to
                 the dataset.
             view_metrics: False or "auto"; True is refused until there is a live page.
-            resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote: go on from the newest of them,
-                exactly where it was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
+            resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote, or path of a model that
+                `callbacks.ModelCheckpoint(…, save_state=True)` wrote: go on from the newest of them, exactly where it
+                was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch.

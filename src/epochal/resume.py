@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from epochal.callbacks.base import Logs
+from epochal.callbacks.files import ModelCheckpoint
 from epochal.callbacks.lists import CallbackList
 from epochal.checkpoint import Checkpoint, Store
 from epochal.feed import Feed
@@ -250,6 +251,33 @@ class Backup:
             return
         self.store.write(mark.epoch, mark.batch, self.run.kept(mark))
         self._kept, self._since, self._started = mark, 0, time.perf_counter()
+
+
+class Snapshots:
+    """Keeps a run beside the models that are written with `ModelCheckpoint(save_state=True)`.
+
+    Args:
+        run: what.
+        callbacks: those among which such may be.
+    """
+
+    def __init__(self, run: Run | None, callbacks: list[Any]):
+        self._run = run
+        self._asking = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.save_state]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there may be some."""
+        return bool(self._asking)
+
+    def epoch_end(self, mark: Mark) -> None:
+        """After all callbacks have seen the end of an epoch: their state is part of what is kept."""
+        for callback in self._asking:
+            folder, callback.run_folder = callback.run_folder, None
+            if folder is not None and self._run is not None:
+                store = Store(folder, keep=1)
+                store.write(mark.epoch, mark.batch, self._run.kept(mark))
+                store.close()
 
 
 def environment() -> dict[str, Any]:

@@ -5,6 +5,7 @@
     log.jsonl      a line as the run starts, a line per epoch as it happens, a line as it ends
     curves.png     drawn by report.py
     model/         `load_model` reads it; preprocessing.json beside the weights
+    backup/        until the run has ended: how it was begun (begun.json) and its checkpoints, to go on from
 
 Nothing of training is imported here but the base of callbacks.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +24,8 @@ from typing import Any, TextIO
 from epochal.callbacks.base import Callback, Logs
 
 SUMMARY, HISTORY, LOG, CURVES, MODEL = "summary.json", "history.csv", "log.jsonl", "curves.png", "model"
-_OURS = (SUMMARY, HISTORY, LOG, CURVES, MODEL)
+BACKUP, _BEGUN = "backup", "begun.json"
+_OURS = (SUMMARY, HISTORY, LOG, CURVES, MODEL, BACKUP)
 
 
 def default_folder(source: str) -> Path:
@@ -58,7 +61,41 @@ def check_free(folder: Path) -> None:
         raise NotADirectoryError(f"{str(folder)!r} is a file, expected a folder for the run.")
     held = [name for name in _OURS if (folder / name).exists()]
     if held:
-        raise FileExistsError(f"{str(folder)!r} already holds a run ({held[0]}): choose another --run-dir.")
+        hint = f", or go on with it: epochal fit --resume {folder}" if (folder / BACKUP / _BEGUN).exists() else ""
+        raise FileExistsError(f"{str(folder)!r} already holds a run ({held[0]}): choose another --run-dir{hint}.")
+
+
+def write_begun(folder: Path, record: dict[str, Any]) -> None:
+    """Notes in the run's backup how it was begun, as JSON data."""
+    (folder / BACKUP).mkdir()
+    _write_json(folder / BACKUP / _BEGUN, record)
+
+
+def read_begun(folder: Path) -> dict[str, Any]:
+    """What `write_begun` wrote.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it that can go on.
+        ValueError: the file is damaged.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    path = folder / BACKUP / _BEGUN
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} holds no run that can go on: expected a run folder of `epochal fit` with {BACKUP}/ in it."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def remove_backup(folder: Path) -> None:
+    """The run has ended, or never began."""
+    shutil.rmtree(folder / BACKUP, ignore_errors=True)
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run in a folder has come to its end; one that was interrupted has not."""
+    return (folder / SUMMARY).is_file() and read_summary(folder).get("status") != "interrupted"
 
 
 class RunLog(Callback):
@@ -68,9 +105,14 @@ class RunLog(Callback):
     is 1, seconds count from the start) and `{"event": "end", "reason", "epochs", "seconds"}`. Values that are not
     finite are written as the strings "nan", "inf" and "-inf", since JSON has no numbers for them.
 
+    A run that goes on goes on with its log: lines behind the checkpoint are cut off.
+
     Args:
-        path: the file; lines are appended.
+        path: the file.
         settings: written into the first line.
+
+    Attributes:
+        resumed: whether the run has gone on from a checkpoint.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any] | None = None):
@@ -79,17 +121,44 @@ class RunLog(Callback):
         self._file: TextIO | None = None
         self._start = 0.0
         self._epochs = 0
+        self.resumed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the log is."""
+        written = 0 if self._file is None else self._path.stat().st_size
+        return {"epochs": self._epochs, "seconds": self.seconds, "written": written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on there.
+
+        Raises:
+            ValueError: lines that there were are gone.
+        """
+        self._epochs, self.resumed = state["epochs"], True
+        self._start = time.perf_counter() - state["seconds"]
+        written, size = state["written"], self._path.stat().st_size if self._path.exists() else 0
+        if size < written:
+            raise ValueError(f"{self._path} had {written} bytes, and has {size}. Put the file back.")
+        if written:
+            os.truncate(self._path, written)
+            self._file = self._path.open("a", encoding="utf-8")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Opens the file and writes the first line."""
+        """Writes the first line. Not where there are some: of a run that goes on, or begins again with its epoch 1."""
         self._start = time.perf_counter()
-        self._file = self._path.open("a", encoding="utf-8")
-        self._write({"event": "start", "time": now(), **self._settings})
+        if not self._path.exists():
+            self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """One line."""
+        if self._file is None:  # nothing was kept of the run whose lines there are
+            self._begin()
         self._epochs += 1
         self._write({"event": "epoch", "epoch": epoch + 1, "seconds": self.seconds, **plain(logs or {})})
+
+    def _begin(self) -> None:
+        self._file = self._path.open("w", encoding="utf-8")
+        self._write({"event": "start", "time": now(), **self._settings})
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """The last line: training ended after its last epoch, or was stopped by a callback."""
@@ -134,14 +203,19 @@ def plain(values: Any) -> Any:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Writes `summary.json` in one piece: a reader sees the whole file or none."""
-    temporary = folder / f".{SUMMARY}.tmp"
+    """Writes `summary.json`."""
+    _write_json(folder / SUMMARY, summary)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """Writes a file in one piece: a reader sees the whole file or none."""
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(plain(summary), file, indent=2, allow_nan=False)
+        json.dump(plain(data), file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / SUMMARY)
+    temporary.replace(path)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from epochal.config import custom_object_scope as custom_object_scope
 from epochal.config import deserialize, register, serialize
 from epochal.config import get_custom_objects as get_custom_objects
 from epochal.layers.base import tracked
+from epochal.layers.weights import draw, weights_given_later
 
 FORMAT = 1
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
@@ -78,12 +82,18 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
     source = Path(path)
     read = _reader(source)
     config = _read_config(read(CONFIG), source)
-    model = _model_of(config, source, custom_objects)
-    _put_weights(model, _tensors(read(WEIGHTS), source / WEIGHTS), str(source))
+    with weights_given_later() as missing:  # whatever sizes the description tells: only those of the file take memory
+        model = _model_of(config, source, custom_objects)
+        _put_weights(model, _tensors(read(WEIGHTS), source / WEIGHTS), str(source))
+    given = {id(item.variable) for item in tracked(model)}
+    draw([item for item in missing if id(item.variable) not in given])
     if compile and config.get("compile") is not None:
-        model.compile(**deserialize(config["compile"], custom_objects))
+        with _damage(source, "its compile arguments cannot be used"):
+            model.compile(**deserialize(config["compile"], custom_objects))
         if config.get("optimizer_state"):
-            _restore_optimizer(model, _tensors(read(OPTIMIZER), source / OPTIMIZER))
+            tensors = _tensors(read(OPTIMIZER), source / OPTIMIZER)
+            with _damage(source, "its optimizer's state cannot be used"):
+                _restore_optimizer(model, tensors)
     return model
 
 
@@ -111,7 +121,14 @@ def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None =
         ValueError: the text describes no model, or one of a newer format.
     """
     source = Path("the JSON text")
-    return _model_of(_read_config(json_string.encode(), source), source, custom_objects)
+    config = _read_config(json_string.encode(errors="replace"), source)
+    with weights_given_later() as missing:
+        model = _model_of(config, source, custom_objects)
+    size = sum(math.prod(item.shape) * jnp.dtype(item.dtype).itemsize for item in missing)
+    if size > _memory():
+        raise ValueError(f"{source} describes weights of {size / 2**30:,.0f} GiB, more than this machine's memory.")
+    draw(missing)
+    return model
 
 
 def clone_model(model: Any, clone_function: Callable[[Any], Any] | None = None) -> Any:
@@ -254,10 +271,40 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 # -- reading
 
+# What parsers, constructors and JAX raise for data that was never written by `save`, besides ValueError and OSError.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # RecursionError and NotImplementedError too
+    TypeError,
+    UnicodeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+@contextmanager
+def _damage(source: Path, what: str) -> Iterator[None]:
+    """What goes wrong inside is said as a ValueError about the file."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        said = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{source}: {what}: {type(error).__name__}{said and ': '}{said}") from error
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
 
 def _reader(source: Path) -> Callable[[str], bytes]:
     """A function from a file's name in the model to its bytes."""
-    if not source.exists():
+    if not source.is_dir() and not source.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"No model at {source}.")
     if source.is_dir():
 
@@ -269,10 +316,12 @@ def _reader(source: Path) -> Callable[[str], bytes]:
     def read_member(name: str) -> bytes:
         try:
             with zipfile.ZipFile(source) as archive:
+                if archive.namelist().count(name) > 1:
+                    raise ValueError(f"{source}: {name} is in it more than once.")
                 if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # ours are; others may blow up in memory
                     raise ValueError(f"{source}: {name} is compressed; epochal writes models uncompressed.")
                 return archive.read(name)
-        except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{source} is not a model saved by epochal: {error}. Expected what save() wrote; load_weights() reads "
                 "weights alone."
@@ -290,7 +339,7 @@ def _reader_of_file(path: Path) -> bytes:
 def _read_config(content: bytes, source: Path) -> dict[str, Any]:
     try:
         config = json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, *_UNREADABLE) as error:
         raise ValueError(f"{source}: {CONFIG} is damaged: {error}") from error
     if isinstance(config, dict) and "class_name" in config:
         raise ValueError(
@@ -308,15 +357,13 @@ def _read_config(content: bytes, source: Path) -> dict[str, Any]:
 
 def _model_of(config: dict[str, Any], source: Path, custom_objects: Mapping[str, Any] | None) -> Any:
     """The model of a description, built if the one that was described was."""
-    try:
+    with _damage(source, f"cannot make the model that {CONFIG} describes"):
         model: Any = deserialize(config["model"], custom_objects)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source}: cannot make the model that {CONFIG} describes: {error}") from error
-    if not hasattr(model, "build_from"):
-        raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
-    inputs = _read_inputs(config["inputs"])
-    if inputs is not None:
-        model.build_from(inputs)
+        if not hasattr(model, "build_from") or isinstance(model, type):
+            raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
+        inputs = _read_inputs(config["inputs"])
+        if inputs is not None:
+            model.build_from(inputs)
     return model
 
 
@@ -329,14 +376,14 @@ def _read_inputs(data: Any) -> Any:
 
     try:
         return jax.tree.map(spec, data, is_leaf=is_spec)
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+    except (ValueError, *_UNREADABLE) as error:
         raise ValueError(f"{CONFIG} is damaged: inputs {str(data)[:80]!r}") from error
 
 
 def _tensors(content: bytes, name: Path) -> list[tuple[str, np.ndarray]]:
     try:
         arrays = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, *_UNREADABLE) as error:
         raise ValueError(
             f"{name} is not a whole safetensors file: {error}. Expected what save_weights() wrote."
         ) from error
@@ -350,8 +397,10 @@ def _put_weights(model: Any, tensors: list[tuple[str, np.ndarray]], source: str)
     for item, (name, value) in zip(found, tensors, strict=True):
         if item.variable.shape != value.shape:
             raise ValueError(f"Expected shape {item.variable.shape} for {item.path!r}, got {value.shape} ({name!r}).")
-    for item, (_, value) in zip(found, tensors, strict=True):
-        item.variable.set_value(jnp.asarray(value, item.variable.get_value().dtype))
+    with _damage(Path(source), "its weights cannot be used"):
+        values = [jnp.asarray(v, i.variable.get_value().dtype) for i, (_, v) in zip(found, tensors, strict=True)]
+    for item, value in zip(found, values, strict=True):
+        item.variable.set_value(value)
 
 
 def _restore_optimizer(model: Any, tensors: list[tuple[str, np.ndarray]]) -> None:

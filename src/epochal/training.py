@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from epochal.arguments import (
 )
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.base import Logs
+from epochal.callbacks.files import ModelCheckpoint
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
 from epochal.callbacks.progress import ProgbarLogger
@@ -37,7 +39,7 @@ from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
-from epochal.resume import Backup, Run, Saved
+from epochal.resume import Backup, Run, Saved, Snapshots
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
@@ -438,7 +440,9 @@ class Keeping:
     """
 
     def __init__(self, callbacks: Any, resume_from: Any, closing: ExitStack, before: tuple[int, int] | None = None):
-        found = [c for c in CallbackList(callbacks).callbacks if isinstance(c, BackupAndRestore)]
+        given = CallbackList(callbacks).callbacks
+        found = [c for c in given if isinstance(c, BackupAndRestore)]
+        self._snapshots = Snapshots(None, given).wanted
         if len(found) > 1:
             raise ValueError(f"Expected at most one BackupAndRestore among the callbacks, got {len(found)}.")
         self._settings = found[0] if found else None
@@ -450,7 +454,8 @@ class Keeping:
             closing.callback(self._store.close)
             self._checkpoint = self._store.newest()
         if self._checkpoint is None and resume_from is not None:
-            self._checkpoint = Store(resume_from).newest(before)
+            beside = Path(f"{resume_from}{ModelCheckpoint.run_suffix}")
+            self._checkpoint = Store(beside if beside.is_dir() else resume_from).newest(before)
             if self._checkpoint is None:
                 early = "" if before is None else f", from before batch {before[1]} of epoch {before[0]} (both from 0)"
                 raise ValueError(
@@ -460,7 +465,7 @@ class Keeping:
     @property
     def active(self) -> bool:
         """Whether the run is kept."""
-        return self._store is not None
+        return self._store is not None or self._snapshots
 
     def seed(self, fresh: int) -> int:
         """The run's seed: the one it was begun with, or a fresh one."""
@@ -473,6 +478,7 @@ class Keeping:
             ValueError: the checkpoint is another run's; nothing has changed then.
         """
         run = Run(session.model, session.steps, session.callbacks, feed, held, seed)
+        session.snapshots = Snapshots(run, session.callbacks.callbacks)
         for data in (feed, held):
             if data is not None:
                 data.tell(session.display.note)

@@ -91,10 +91,15 @@ class ModelCheckpoint(Monitor):
         mode: "min", "max" or "auto".
         save_freq: "epoch", or a number of batches.
         initial_value_threshold: the value that the first one has to improve on.
+        save_state: keep the whole run too, beside the model in a folder `<filepath>.run`: `fit(resume_from=filepath)`
+            goes on from this epoch as if training had never ended. Not in Keras.
 
     Raises:
-        ValueError: a bad `save_freq`, or a name in `filepath` that is not in the logs.
+        ValueError: a bad `save_freq`, one that is no "epoch" with `save_state`, or a name in `filepath` that is not in
+            the logs.
     """
+
+    run_suffix = ".run"
 
     def __init__(
         self,
@@ -106,10 +111,19 @@ class ModelCheckpoint(Monitor):
         mode: str = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: int | float | None = None,
+        *,
+        save_state: bool = False,
     ):
         super().__init__(monitor, mode)
         if save_freq != "epoch" and (not isinstance(save_freq, int) or save_freq < 1):
             raise ValueError(f'Expected save_freq to be "epoch" or an int >= 1, got {save_freq!r}.')
+        if save_state and save_freq != "epoch":
+            raise ValueError(
+                f'save_state keeps the run after epochs: expected save_freq="epoch", got {save_freq!r}. '
+                "BackupAndRestore keeps it every so many batches."
+            )
+        self.save_state = save_state
+        self.run_folder: str | None = None  # where the run is to be kept once all callbacks have seen this epoch
         self.filepath, self.verbose = str(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = save_best_only, save_weights_only, save_freq
         self.best = initial_value_threshold
@@ -150,6 +164,8 @@ class ModelCheckpoint(Monitor):
             self.model.save_weights(path)
         else:
             self.model.save(path)
+        if self.save_state:
+            self.run_folder = path + self.run_suffix
         if self.verbose:
             print(f"Epoch {self._epoch + 1}: saved {path}")
 

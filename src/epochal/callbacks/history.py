@@ -16,7 +16,7 @@ class History(Callback):
         epoch: the indices of these epochs.
         params: `verbose`, `epochs`, `steps`, `batch_size`.
         skipped: how many updates were skipped with `on_nonfinite="skip"`.
-        seconds: of the whole fit.
+        seconds: of the whole fit; of a run that goes on, since it did, like what follows.
         compile_seconds: of it, spent on compiling.
         programs: how many programs of each kind ("train", "test", "predict") the model has compiled for this data.
         examples_per_second: training examples per second outside of compiling, validation time included.
@@ -30,6 +30,7 @@ class History(Callback):
         self.compile_seconds = 0.0
         self.programs: dict[str, int] = {}
         self.examples_per_second = 0.0
+        self._earlier = 0  # epochs before the run went on
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped}
@@ -37,6 +38,7 @@ class History(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.epoch = state["history"], state["epoch"]
         self.skipped = state.get("skipped", 0)
+        self._earlier = len(self.epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
@@ -46,7 +48,7 @@ class History(Callback):
     def finish(self, seconds: float, compile_seconds: float, examples: int) -> None:
         """Notes how long the fit took, however it ended, and what speed that makes with `examples` per epoch."""
         self.seconds, self.compile_seconds = seconds, compile_seconds
-        self.examples_per_second = len(self.epoch) * examples / max(seconds - compile_seconds, 1e-9)
+        self.examples_per_second = (len(self.epoch) - self._earlier) * examples / max(seconds - compile_seconds, 1e-9)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Curves of every value against the epoch, training and validation together.

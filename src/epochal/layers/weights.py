@@ -169,7 +169,21 @@ def weights_in_one_draw(later: bool = False) -> Iterator[None]:
         with _undrawn_lock:
             _undrawn.update({id(item.variable): item for item in pending})
     else:
-        _draw(pending)
+        draw(pending)
+
+
+@contextlib.contextmanager
+def weights_given_later() -> Iterator[list[_Pending]]:
+    """Weights made inside take no memory and are not drawn: the block gives them their values, or calls `draw`.
+
+    What is yielded lists them.
+    """
+    pending: list[_Pending] = []
+    token = _pending.set(pending)
+    try:
+        yield pending
+    finally:
+        _pending.reset(token)
 
 
 def only_shapes_count() -> bool:
@@ -187,10 +201,11 @@ def draw_weights(variables: Iterable[nnx.Variable]) -> None:
     if _undrawn:
         with _undrawn_lock:
             pending = [_undrawn.pop(id(v)) for v in variables if id(v) in _undrawn]
-        _draw(pending)
+        draw(pending)
 
 
-def _draw(pending: list[_Pending]) -> None:
+def draw(pending: list[_Pending]) -> None:
+    """Gives these their values, in one compiled call."""
     if not pending:
         return
     wanted = [(item.initializer, item.shape, item.dtype) for item in pending]

@@ -1,0 +1,97 @@
+"""The options of the command line's commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train a network on a table.
+
+    Finds the target and the task, encodes and scales the columns (by the training rows only), builds a network, trains
+    it until the validation loss no longer falls, keeps the best epoch's weights, and writes a run folder.
+
+    For example:
+      epochal fit digits
+      epochal fit houses.csv --target price --drop address
+      epochal fit images.npz --model nets.py:cnn --batch-size 64 --epochs 20
+      epochal fit --resume runs/20260101-120000-houses
+    """
+
+    source: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="SOURCE")] = None
+    """digits, diabetes, breast_cancer, iris or wine; or a .csv, a .parquet, or a .npz with arrays x and y."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column to predict. Default: the one called target, label, y or class, else the last one."""
+    task: Literal["classification", "regression"] | None = None
+    """What to learn. Default: text, true/false and few whole numbers are classes, other numbers are quantities."""
+    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column to leave out; may be given several times."""
+    categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column whose numbers are names (a postal code, a class of ticket); may be given several times."""
+    batch_size: Annotated[int | Literal["auto", "full"], tyro.conf.arg(metavar="N|auto|full")] = "auto"
+    """Rows per step, or "full" for all of them. "auto" is 32 for now: a default, not measured yet."""
+    epochs: int = 200
+    """At most so many passes over the training rows."""
+    patience: int = 20
+    """Stop after so many epochs without a better validation loss."""
+    validation_split: float = 0.2
+    """Part of the rows that is held out to validate on."""
+    learning_rate: float = 1e-3
+    """Of Adam. A --model that is compiled keeps its own."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:function")] = None
+    """A function that returns an epochal.Model. It is called with those of the arguments input_shape,
+    n_outputs, n_classes, task and n_train that it names. If it compiles the model, nothing about it is changed."""
+    run_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder to write. Default: runs/<time>-<source>."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Run folder of a fit that was killed or interrupted: go on where it was, with its own settings. Takes no SOURCE
+    and no other option but --verbose."""
+    seed: int = 0
+    """Decides the split, the first weights, the order of the rows and dropout."""
+    plot: bool = True
+    """Draw curves.png."""
+    verbose: Literal["auto", 0, 1, 2] = "auto"
+    """Progress: 0 none, 1 a live bar, 2 a line per epoch; auto is 1 on a terminal, else 2."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss and metrics of a trained model on a table.
+
+    Columns are prepared as in training; columns that the model does not know are passed over.
+
+    For example:
+      epochal evaluate runs/20260101-120000-digits digits --rows validation
+      epochal evaluate runs/20260101-120000-houses new.csv
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder, or the model/ folder in it."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit. Of a .npz with x_test and y_test, these are taken."""
+    rows: Literal["all", "training", "validation"] = "all"
+    """Of the table that was trained on: only the rows that were trained on, or only those that were held out."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions of a trained model for a table, one line per row, in its order.
+
+    Classification: `prediction` and a `probability_<class>` column for every class. Regression: `prediction`.
+
+    For example:
+      epochal predict runs/20260101-120000-houses new.csv -o prices.csv
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder, or the model/ folder in it."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit; the target column may be there or not. Of a .npz with x_test, this is taken."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+    """The .csv to write."""
+    force: bool = False
+    """Replace the file if it exists."""
