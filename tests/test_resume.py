@@ -326,8 +326,19 @@ def test_a_signal_keeps_the_run_once_more_before_it_ends(number: int, code: int,
 # -- another batch size, other data
 
 
-def trained_on(model: Any, ids: np.ndarray, folder: Path, **fit: Any) -> list[int]:
-    """The ids of the examples that training saw, in its order, until it ended."""
+class Numbers(keras.utils.PyDataset):
+    """The numbers 0 … 46 in batches of 5, in another order every epoch."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Any:
+        ids = np.arange(47)[index * 5 : (index + 1) * 5]
+        return ids[:, None] * 1.0, ids
+
+
+def trained_on(model: Any, folder: Path, batches: int, **fit: Any) -> list[int]:
+    """The ids of the examples that training saw, in its order, until it was broken off or ended."""
     seen: list[int] = []
 
     def look(y_true: Any, y_pred: Any) -> Any:
@@ -336,27 +347,45 @@ def trained_on(model: Any, ids: np.ndarray, folder: Path, **fit: Any) -> list[in
         return (y_pred - y_true[:, None]) ** 2
 
     model.compile(keras.optimizers.SGD(0.0), look, run_eagerly=True)
-    backup = BackupAndRestore(folder, 1, delete_checkpoint=False)
-    callbacks = [backup, *fit.pop("callbacks", [])]
+    callbacks = [BackupAndRestore(folder, 1, delete_checkpoint=False), BreakOff(batches)]
     with contextlib.suppress(Broken):
-        model.fit(ids[:, None] * 1.0, ids, verbose=0, callbacks=callbacks, **fit)
+        model.fit(**fit, verbose=0, callbacks=callbacks)
     return seen
+
+
+def once_per_epoch(n: int, epochs: int, breaks: int, folder: Path, change: Callable[[Any], dict[str, Any]]) -> None:
+    """Trains with other settings after each break, and looks at the examples of every epoch."""
+    random = np.random.default_rng(1)
+    model = keras.Sequential([layers.Dense(1, input_shape=(1,))])
+    keras.utils.set_random_seed(1)
+    seen: list[int] = []
+    for _ in range(breaks):
+        seen += trained_on(model, folder, int(random.integers(1, 4)), epochs=epochs, **change(random))
+    assert len(seen) < n * epochs  # the breaks were within the run
+    seen += trained_on(model, folder, -1, epochs=epochs, **change(random))
+    assert len(seen) == n * epochs
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
 
 
 @pytest.mark.parametrize("shuffle", [True, "batch", False])
 def test_with_another_batch_size_every_example_comes_once_per_epoch(shuffle: Any, tmp_path: Path) -> None:
-    n, epochs = 13, 2
-    ids, random = np.arange(n), np.random.default_rng(1)
-    model = keras.Sequential([layers.Dense(1, input_shape=(1,))])
-    seen: list[int] = []
-    keras.utils.set_random_seed(1)
-    while len(seen) < n * epochs:
-        size, batches = int(random.integers(1, 9)), int(random.integers(1, 4))
-        fit = {"batch_size": size, "epochs": epochs, "shuffle": shuffle, "callbacks": [BreakOff(batches)]}
-        seen += trained_on(model, ids, tmp_path, **fit)
-    assert len(seen) == n * epochs
-    for epoch in range(epochs):
-        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+    ids = np.arange(17)
+    data = {"x": ids[:, None] * 1.0, "y": ids, "shuffle": shuffle}
+    once_per_epoch(17, 2, 3, tmp_path, lambda random: {**data, "batch_size": int(random.integers(1, 4))})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffle", [True, "batch", False])
+def test_thirty_other_batch_sizes(shuffle: Any, tmp_path: Path) -> None:
+    ids = np.arange(97)
+    data = {"x": ids[:, None] * 1.0, "y": ids, "shuffle": shuffle}
+    once_per_epoch(97, 5, 30, tmp_path, lambda random: {**data, "batch_size": int(random.integers(1, 12))})
+
+
+@pytest.mark.slow
+def test_thirty_other_numbers_of_workers(tmp_path: Path) -> None:
+    once_per_epoch(47, 8, 30, tmp_path, lambda random: {"x": Numbers(), "workers": int(random.integers(0, 4))})
 
 
 @pytest.mark.parametrize(

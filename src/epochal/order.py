@@ -51,7 +51,7 @@ class Place:
         batch: how many batches of that epoch come before it.
         number: the pass over the data that it is taken from.
         offset: how many examples of that pass come before it.
-        batch_size: of the batches before it.
+        batch_size: with which that pass was begun; the order "batch" depends on it.
     """
 
     epoch: int = 0
@@ -121,7 +121,8 @@ class Batches:
         """Where batch number `batch` of an epoch begins."""
         begin = self._start.batch if epoch == self._start.epoch else 0
         number, offset = self._origin(self._first(epoch) + batch - begin)
-        return Place(epoch, batch, number, offset, self._m)
+        goes_on = offset > 0 and number == self._start.number and self._start.offset > 0
+        return Place(epoch, batch, number, offset, self._start.batch_size if goes_on else self._m)
 
     def length(self, epoch: int) -> int | None:
         """The batches of an epoch, those before the place where the run goes on among them; None: it has no end."""

@@ -215,6 +215,7 @@ def _model_files(model: Any) -> dict[str, bytes]:
                 "weighted_metrics": recipe.weighted_metrics,
                 "run_eagerly": training.eager,
                 "steps_per_execution": training.steps_per_execution,
+                "on_nonfinite": training.on_nonfinite,
             }
         )
     state = training.optimizer.state if training.optimizer is not None else None
