@@ -343,6 +343,7 @@ def test_I5_all_callbacks_of_keras_are_here() -> None:
 # Name of a callback -> arguments that only one of the two has, on purpose.
 DIFFERENT = {
     "BackupAndRestore": {"keep"},  # how many checkpoints stay
+    "ModelCheckpoint": {"save_state"},  # keep the whole run beside the model
     "ReduceLROnPlateau": {"kwargs"},  # Keras ignores what it does not know
 }
 

@@ -55,14 +55,14 @@ def test_a_batch_is_found_again_by_its_number(data: st.DataObject, n: int, m: in
         (table,) = batches.tables(epoch)
         return table.rows[batch, : table.sizes[batch]]
 
-    assert batches.steps is not None
+    assert batches.length(0) is not None
     for epoch in range(3):
-        for batch in range(batches.steps):
+        for batch in range(batches.length(0)):
             assert np.array_equal(batches.rows(epoch, batch), taken(epoch, batch))
     # A run that goes on knows the batches of its pass that came before, or says that it does not.
-    at = data.draw(st.integers(0, batches.steps - 1))
+    at = data.draw(st.integers(0, batches.length(0) - 1))
     again = batches.at(batches.place(1, at))
-    for batch in range(batches.steps):
+    for batch in range(batches.length(0)):
         found = again.rows(1, batch)
         assert found is None or np.array_equal(found, taken(1, batch))
         assert found is not None or (batch < at and steps is not None)

@@ -506,8 +506,8 @@ def test_messages_say_where_a_run_goes_on(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     dense().fit(endless(x, y), steps_per_epoch=7, epochs=2, verbose=2, callbacks=[backup])
     shown = capsys.readouterr().out
-    assert "epoch 2, behind batch 1." in shown
-    assert "8 batches of the generator are read again and skipped" in shown
+    assert "epoch 2, behind batch 2." in shown
+    assert "9 batches of the generator are read again and skipped" in shown
 
 
 # -- folders

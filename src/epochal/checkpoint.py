@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,10 @@ _UNREADABLE = (*_STORAGE_ERRORS, ArithmeticError, AssertionError, AttributeError
 
 class FolderInUse(RuntimeError):
     """Another run writes to the folder."""
+
+
+# Orbax numbers what it does per process: two threads that write at once take each other's signals.
+_ORBAX = threading.Lock()
 
 
 class BrokenCheckpoint(Exception):
@@ -238,7 +243,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
     data = encode(content, arrays)
     header = {"format": FORMAT, "digest": _digest(arrays, data)}
     # The first and last bytes of the work are Orbax's: a temporary folder, renamed when all is written.
-    with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    with _ORBAX, _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         parts: dict[str, Any] = {"data": ocp.args.JsonSave({"header": header, "content": data})}
         if arrays:
             parts["arrays"] = ocp.args.PyTreeSave(arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from epochal.callbacks.base import Callback
 
@@ -35,18 +36,19 @@ class BackupAndRestore(Callback):
     def __init__(
         self,
         backup_dir: str | Path,
-        save_freq: str | int = "epoch",
+        save_freq: Any = "epoch",
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
         *,
-        keep: int = 2,
+        keep: Any = 2,
     ):
         self.backup_dir, self.save_freq = Path(backup_dir), save_freq
         self.delete_checkpoint, self.keep = delete_checkpoint, keep
         self.steps = save_freq if isinstance(save_freq, int) and not isinstance(save_freq, bool) else None
         seconds = re.fullmatch(r"(\d+(?:\.\d+)?)s", save_freq) if isinstance(save_freq, str) else None
         self.seconds = float(seconds[1]) if seconds else None
-        if (self.steps is None and self.seconds is None and save_freq != "epoch") or (self.steps or 1) < 1:
+        known = self.steps is not None or self.seconds is not None or save_freq == "epoch"
+        if not known or (self.steps is not None and self.steps < 1):
             raise ValueError(
                 f'Expected save_freq to be "epoch", a number of batches, or seconds such as "30s", got {save_freq!r}.'
             )
