@@ -21,13 +21,15 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 # Nearly all of the time is compiling, and little of that is needed for batches of 16: unless told otherwise, XLA leaves
 # out what makes code fast, which takes a third of the time.
-os.environ["XLA_FLAGS"] = os.environ.get(
-    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+if metadata.version("jaxlib") < "0.11":  # newer ones know these flags no more
+    os.environ["XLA_FLAGS"] = os.environ.get(
+        "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np

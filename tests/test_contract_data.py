@@ -1149,6 +1149,7 @@ def test_streams_of_batches_of_many_sizes_share_one_program_and_weigh_every_exam
         np.testing.assert_allclose(model.predict(make(items), verbose=0), model.predict(x, verbose=0), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # Keras, with newer JAX
 def test_sequences_of_another_length_in_every_batch() -> None:
     random = np.random.default_rng(6)
     items = [(random.normal(size=(4, t, 3)).astype(np.float32), random.normal(size=4)) for t in (5, 2, 7, 2)]

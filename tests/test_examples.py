@@ -41,6 +41,7 @@ def learned(lines: list[str]) -> None:
             assert values[-1] < LEARNED["loss"] * values[0], line
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")  # Keras, with newer JAX
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning:keras")  # Keras warns of its own default
 @pytest.mark.parametrize("name", FOR_KERAS)
 def test_a_script_for_keras_runs_unchanged(name: str, capsys: pytest.CaptureFixture[str]) -> None:

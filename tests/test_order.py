@@ -26,6 +26,27 @@ def test_block_order_moves_whole_batches_and_shuffles_inside_them(n: int, m: int
         assert np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
 
 
+@given(
+    st.integers(1, 40),
+    st.integers(1, 15),
+    st.sampled_from([True, False, "batch"]),
+    st.one_of(st.none(), st.integers(1, 7)),
+)
+def test_a_run_goes_on_with_the_batches_it_had_before(n: int, m: int, shuffle: bool | str, steps: int | None) -> None:
+    def taken(batches: Batches, epoch: int) -> list[list[int]]:
+        (table,) = batches.tables(epoch)
+        return [table.rows[i, : table.sizes[i]].tolist() for i in range(table.first, len(table.rows))]
+
+    whole = Batches(n, m, shuffle, 3, steps)
+    length = whole.length(0)
+    assert length is not None
+    for batch in {0, 1, length // 2, length - 1, length}:  # the last one is behind the epoch, its validation before it
+        again = whole.at(whole.place(2, batch))
+        assert again.length(2) == length
+        assert taken(again, 2) == taken(whole, 2)[batch:]
+        assert [taken(again, epoch) for epoch in (3, 4)] == [taken(whole, epoch) for epoch in (3, 4)]
+
+
 def test_sizes_where_another_library_repeats_examples() -> None:
     """Grain's index shuffle is not a permutation at these sizes."""
     for n in (65_537, 262_145, 1_048_577):

@@ -203,7 +203,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
     whole = run(kind, tmp_path / "whole")
-    for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4)]):
+    for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4), (8, 5), (8, 7)]):
         folder = tmp_path / str(number)
         with pytest.raises(Broken):
             run(kind, folder, batches, every)

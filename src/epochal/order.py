@@ -161,7 +161,8 @@ class Batches:
         if later == 0 or self._steps == -1:
             return 0
         if self._steps is None:
-            return self._left + (later - 1) * self.per_pass
+            through = self._start.batch > 0 and self._start.offset == 0  # the place is behind the epoch's last batch
+            return (0 if through else self._left) + (later - 1) * self.per_pass
         return later * self._steps - self._start.batch
 
     def _origin(self, index: int) -> tuple[int, int]:

@@ -611,7 +611,7 @@ def dsplit(x: Any, indices_or_sections: Any) -> list[Array]:
 @op
 def meshgrid(*x: Any, indexing: str = "xy") -> list[Array]:
     """Coordinates of all points of the grid that arrays of rank 1 span, an array per axis."""
-    return jnp.meshgrid(*[tensor(part) for part in x], indexing=indexing)
+    return list(jnp.meshgrid(*[tensor(part) for part in x], indexing=indexing))
 
 
 # -- products and matrices
