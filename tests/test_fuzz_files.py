@@ -261,13 +261,20 @@ def check_checkpoints(files: dict[str, Any], folder: Path, data: Any) -> None:
 CHECKS = {f.__name__: f for f in (check_folders, check_single_files, check_weights, check_json, check_checkpoints)}
 
 
+def alone(factory: pytest.TempPathFactory) -> Path:
+    """A folder in an empty one: both are looked at after reading."""
+    folder = factory.mktemp("fuzz") / "files"
+    folder.mkdir()
+    return folder
+
+
 @pytest.mark.parametrize("check", CHECKS)
 @QUICK
 @given(data=st.data())
 def test_changed_files_end_in_a_clean_error(
     check: str, files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
-    CHECKS[check](files, tmp_path_factory.mktemp("fuzz"), data)
+    CHECKS[check](files, alone(tmp_path_factory), data)
 
 
 @pytest.mark.slow
@@ -277,7 +284,7 @@ def test_changed_files_end_in_a_clean_error(
 def test_changed_files_end_in_a_clean_error_a_thousand_times(
     check: str, files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
-    CHECKS[check](files, tmp_path_factory.mktemp("fuzz"), data)
+    CHECKS[check](files, alone(tmp_path_factory), data)
 
 
 def zipped(content: dict[str, bytes], names: Callable[[str], str] = str, **how: Any) -> bytes:
