@@ -744,3 +744,14 @@ def test_a_disk_that_is_read_only_is_refused_before_training(tmp_path: Path) -> 
         with pytest.raises(OSError, match=f"BackupAndRestore cannot write to {folder}/backup: .*another backup_dir"):
             model.fit(x, y, verbose=0, callbacks=[BackupAndRestore(folder / "backup")])
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_run_that_is_not_kept_asks_no_data_for_its_state() -> None:
+    class Costly(Batched):
+        def state_dict(self) -> dict[str, Any]:
+            raise AssertionError("asked for its state")
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise AssertionError("given a state")
+
+    assert len(dense().fit(Costly(*digits(N)), epochs=2, verbose=0).epoch) == 2

@@ -219,7 +219,7 @@ class Made(Stream):
         getattr(self._dataset, "on_epoch_end", lambda: None)()
 
     def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
-        own = self._dataset.state_dict() if _has_state(self._dataset) else None
+        own = self._dataset.state_dict() if self.keeps_state and _has_state(self._dataset) else None
         return {"epoch": epoch, "batch": batch, "mark": own}
 
     def seek(self, place: dict[str, Any]) -> None:
