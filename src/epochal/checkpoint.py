@@ -287,10 +287,10 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs every step through absl at the level of warnings in places; ours are the messages that count."""
+    """Orbax logs what it does through absl, each failure with several tracebacks; ours is the message that counts."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
