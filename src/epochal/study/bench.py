@@ -18,6 +18,7 @@ from epochal.arguments import check_labels
 from epochal.callbacks.monitor import Monitor
 from epochal.config import serialize
 from epochal.feed import ArrayFeed, Stretch
+from epochal.memory import program_bytes
 from epochal.model import Model
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
 from epochal.sources import Examples, fingerprint
@@ -209,11 +210,7 @@ class Bench:
         runner = TrainRunner(self.steps, feed.padded, 0, 0)
         block = next(iter(feed.epoch(0))).block
         compiled = runner.program.executable(*runner.arguments(block, runner.start(block))).function
-        found = compiled.memory_analysis() if hasattr(compiled, "memory_analysis") else None
-        if found is None:
-            return None
-        kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        return int(kept + found.temp_size_in_bytes)
+        return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
 
 
 @contextmanager

@@ -315,7 +315,7 @@ def svg(panel: Panel, study: Any, number: int) -> str:
     from matplotlib.figure import Figure
 
     inked = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    settings = {**inked, "svg.fonttype": "none", "svg.hashsalt": f"epochal-{number}", "font.size": 9}
+    settings: dict[Any, Any] = {**inked, "svg.fonttype": "none", "svg.hashsalt": f"epochal-{number}", "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=_SIZE, layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)

@@ -212,7 +212,7 @@ def _method(study: Any) -> str:
     if fits.noise is not None:
         said.append(
             f"Gradients and sharpness are of {fits.noise['examples']:,} training examples, with layers as in "
-            f"evaluation, where fits first came to a training loss of {fits.noise['loss']:g}; the noise of the gradient is "
-            f"at the weights of batch {fits.noise['at_size']}."
+            f"evaluation, where fits first came to a training loss of {fits.noise['loss']:g}; the noise of the "
+            f"gradient is at the weights of batch {fits.noise['at_size']}."
         )
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in said) + "</ul>"

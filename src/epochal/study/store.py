@@ -75,7 +75,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     changed = [name for name in identity if found.get(name) != identity[name]]
     if changed:
         raise ValueError(
-            f"{folder} holds a study with another {' and another '.join(changed)}; its fits cannot be mixed with new "
+            f"{folder} holds a study of another kind ({', '.join(changed)} differ): its fits cannot be mixed with new "
             "ones. Choose another out, or remove the folder."
         )
 
