@@ -5,7 +5,7 @@
 Three runs on the digits (an MLP with dropout, a CNN with BatchNormalization, an LSTM on a PyDataset with workers), each
 with Adam, EarlyStopping, ReduceLROnPlateau, CSVLogger and short last batches, are started again after each kill. The
 sha256 of the weights, the optimizer's state, the History and the CSV file must be that of a run that was not killed.
-Writes its table to benchmarks/RESULTS-kill.md after each run (each kill is printed), so that breaking it off loses nothing.
+Prints each kill, and writes its table to benchmarks/RESULTS-kill.md after each run: breaking it off loses nothing.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def train(kind: str, folder: Path) -> str:
         keras.callbacks.CSVLogger(folder / "log.csv"),
         keras.callbacks.BackupAndRestore(folder / "backup", save_freq=25),
     ]
+    callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: print("epoch", epoch, flush=True)))
     history = model.fit(**data, epochs=40, verbose=0, callbacks=callbacks)
     digest = hashlib.sha256(json.dumps([history.history, history.epoch]).encode())
     for array in [*model.get_weights(), *jax.tree.leaves(model.optimizer.state)]:
@@ -91,24 +92,39 @@ def train(kind: str, folder: Path) -> str:
 
 
 def started(kind: str, folder: Path) -> subprocess.Popen:
+    """The run as a process, which prints a line when it begins an epoch."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--run", kind, str(folder)], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, __file__, "--run", kind, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+def kill_at_random(process: subprocess.Popen, draw: random.Random) -> str | None:
+    """Kills a run some time in its next 12 epochs, or in one of ten while it starts; its last line if it ended before.
+
+    Counted in epochs, so that a run comes forward however slow the machine is.
+    """
     assert process.stdout is not None
-    process.stdout.readline()  # it is about to train
-    return process
+    began, line, epochs = time.perf_counter(), "", draw.randint(1, 12)
+    if draw.random() < 0.1:
+        time.sleep(draw.uniform(0, 3))
+    else:
+        for _ in range(epochs):
+            line, before = process.stdout.readline(), line
+            if not line.startswith("epoch"):  # the run's end
+                process.wait()
+                return (line or before).strip()
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+        time.sleep(draw.uniform(0, min(seconds, 1)))
+    process.kill()
+    rest = process.communicate()[0].split()
+    return rest[-1] if rest and len(rest[-1]) == 64 else None
 
 
-def until_ended(kind: str, folder: Path, count: dict[str, int], longest: float, draw: random.Random) -> str:
+def until_ended(kind: str, folder: Path, count: dict[str, int], draw: random.Random) -> str:
     """Starts the run and kills it until it ends before its time; what it then says."""
     while True:
-        process = started(kind, folder)
-        try:
-            return process.communicate(timeout=draw.uniform(0, longest))[0].strip()
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        ended = kill_at_random(started(kind, folder), draw)
+        if ended is not None:
+            return ended
         inside = any(".orbax" in p.name for p in (folder / "backup").glob("epoch-*"))
         count["kills"] += 1
         count["in a save"] += inside
@@ -138,22 +154,19 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, help="one run, in this process: kind and folder")
     arguments = parser.parse_args()
     if arguments.run:
-        print("begins", flush=True)
         print(train(arguments.run[0], Path(arguments.run[1])), flush=True)
         return
     draw = random.Random(arguments.seed)
     counts = {kind: dict.fromkeys(COUNTED, 0) for kind in RUNS}
     with tempfile.TemporaryDirectory() as top:
-        expected, seconds = {}, {}
+        expected = {}
         for kind in RUNS:
-            began = time.perf_counter()
-            expected[kind] = started(kind, Path(top) / "whole" / kind).communicate()[0].strip()
-            seconds[kind] = time.perf_counter() - began
-            print(kind, f"{seconds[kind]:.0f} s", expected[kind], flush=True)
+            expected[kind] = started(kind, Path(top) / "whole" / kind).communicate()[0].split()[-1]
+            print(kind, expected[kind], flush=True)
         while sum(c["kills"] for c in counts.values()) < arguments.kills:
             kind = min(RUNS, key=lambda k: counts[k]["kills"])
             count, folder = counts[kind], Path(top) / f"{kind}-{counts[kind]['runs']}"
-            ended = until_ended(kind, folder, count, 0.6 * seconds[kind], draw)
+            ended = until_ended(kind, folder, count, draw)
             count["runs"] += 1
             count["equal"] += ended == expected[kind]
             print(kind, count, "equal" if ended == expected[kind] else f"DIFFERENT {ended}", flush=True)

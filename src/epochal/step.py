@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from epochal import scope
+from epochal import cache, scope
 from epochal.feed import Batch, Block, take
 from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import Record, chosen, judged
@@ -80,6 +80,7 @@ class Program:
         key = _signature(arguments)
         found = self._executables.get(key)
         if found is None:
+            cache.keep_programs()
             start = time.perf_counter()
             traced = self._jit.trace(*arguments)
             if _calls_python(traced.jaxpr.jaxpr):
