@@ -29,7 +29,7 @@ def keep_programs() -> None:
     """
     given = os.environ.get(VARIABLE)
     decided = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    if decided or (given is not None and given.lower() in ("off", "0", "")):
+    if decided or _off(given):
         return
     top = Path(given).expanduser() if given else platformdirs.user_cache_path("epochal", appauthor=False)
     folder = top / f"programs-{_processor()}"
@@ -45,6 +45,10 @@ def keep_programs() -> None:
             f"again. Choose a folder of your own, or {VARIABLE}=off.",
             stacklevel=2,
         )
+
+
+def _off(given: str | None) -> bool:
+    return given is not None and given.lower() in ("off", "0", "")
 
 
 def _processor() -> str:
