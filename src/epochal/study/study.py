@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epochal.critical_batch import StepsToTarget, fit_steps_to_target
 from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.fits import Fits, Progress
 from epochal.study.protocol import Protocol, protocol_of
@@ -162,11 +161,15 @@ class Study:
             found[name] = None if probe is None else probe[key]
         return {**{k: v for k, v in found.items() if k != "status"}, "status": found["status"]}
 
-    def fit(self) -> StepsToTarget | None:
-        """S(m) = S_min (1 + B / m), fitted to the updates that the sizes needed to the target; see `StepsToTarget`.
+    def fit(self) -> Any:
+        """S(m) = S_min (1 + B / m), fitted to the updates that the sizes needed to the target.
 
-        Sizes that missed the target with a seed are left out; None where fewer than three are left.
+        Returns:
+            a `critical_batch.StepsToTarget`: `value` (B), its 95 % interval `low` … `high`, `min_steps` (S_min). Sizes that
+            missed the target with a seed are left out; None where fewer than three are left.
         """
+        from epochal.critical_batch import fit_steps_to_target
+
         rows = [row for row in self.table if row["all_at_target"]]
         if len(rows) < 3:
             return None
