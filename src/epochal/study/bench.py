@@ -139,7 +139,8 @@ class Bench:
                 described.append(serialize(part))
             except TypeError:  # code that is no data: told by its class, and the model by its weights
                 described.append(type(part).__qualname__)
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        left_out = {"name"} if self.optimizer.scheduled else {"name", "learning_rate"}  # every fit has its own rate
+        digest = hashlib.sha256(json.dumps(_without(described, left_out), sort_keys=True).encode())
         for array in jax.tree.leaves(self.parts.collect()):
             data = jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
             digest.update(f"{data.shape}{data.dtype}".encode() + np.asarray(data).tobytes())
@@ -223,6 +224,13 @@ def seeds_put_back() -> Iterator[None]:
         set_seed_state(before)
         python_random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _without(described: Any, keys: set[str]) -> Any:
+    """A description without these keys; names count up with every model that a process makes."""
+    if isinstance(described, dict):
+        return {key: _without(value, keys) for key, value in described.items() if key not in keys}
+    return [_without(value, keys) for value in described] if isinstance(described, list) else described
 
 
 def _judge(reported: list[str], monitor: str | None) -> tuple[str, bool]:

@@ -165,8 +165,8 @@ class Study:
         """S(m) = S_min (1 + B / m), fitted to the updates that the sizes needed to the target.
 
         Returns:
-            a `critical_batch.StepsToTarget`: `value` (B), its 95 % interval `low` … `high`, `min_steps` (S_min). Sizes that
-            missed the target with a seed are left out; None where fewer than three are left.
+            a `critical_batch.StepsToTarget`: `value` (B), its 95 % interval `low` … `high`, `min_steps` (S_min). Sizes
+            that missed the target with a seed are left out; None where fewer than three are left.
         """
         from epochal.critical_batch import fit_steps_to_target
 
