@@ -11,9 +11,10 @@ from jax import Array
 
 from epochal import scope
 from epochal.feed import Batch
+from epochal.program import Program
 from epochal.random import SeedState
 from epochal.state import Parts
-from epochal.step import Program, Steps, pass_key
+from epochal.step import Steps, pass_key
 
 CHUNK_BYTES = 64 * 2**20  # for the gradients of as many examples as are computed together
 MOST_TOGETHER = 128

@@ -65,7 +65,7 @@ def gradient_noise_scale(
     Example:
         >>> import epochal as keras
         >>> print(keras.gradient_noise_scale(model, x, y))  # doctest: +SKIP
-        noise scale 38.6 (95 %: 34.9 … 43.4), from 1,797 examples
+        noise scale 341 (95 %: 236 … 631), from 1,797 examples
     """
     training = model._training
     recipe = training.ready_to("gradient_noise_scale")
