@@ -97,8 +97,10 @@ class Surface:
         s2, generator = self.variance(vector, buffers), np.random.default_rng(seed)
         found = []
         for m in sizes:
-            count = 1 if m == self.n else draws
-            table = np.stack([generator.permutation(self.n)[:m] for _ in range(count)])
+            if m == 1:  # all the batches there are, by the program that `variance` has
+                table = np.arange(self.n)[:, None]
+            else:
+                table = np.stack([generator.permutation(self.n)[:m] for _ in range(1 if m == self.n else draws)])
             apart, cosines = self._distances(vector, buffers, table)
             predicted = np.sqrt(s2 / m * (1 - m / self.n))
             found.append(Scatter(float(np.sqrt(apart.mean())), float(predicted), float(cosines.mean())))
