@@ -67,7 +67,7 @@ class Program:
 
         Such a program leaves its arguments alive.
         """
-        return self._python or _checks_numbers()
+        return self._python or checks_numbers()
 
     def ready(self, *arguments: Any) -> bool:
         """Whether calling with these arguments compiles nothing."""
@@ -100,10 +100,10 @@ def _calls_python(jaxpr: Any) -> bool:
 
 def _signature(arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(a), a.dtype) for a in leaves), _checks_numbers()
+    return structure, tuple((np.shape(a), a.dtype) for a in leaves), checks_numbers()
 
 
-def _checks_numbers() -> bool:
+def checks_numbers() -> bool:
     """Whether JAX looks for NaN in all results; it donates no arguments then."""
     return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -156,8 +156,8 @@ class Steps:
         assert self.objective is not None
         return self.objective if self.custom.step is None else self.means
 
-    def tally(self, block: Block, state: TrainState) -> Tally:
-        """The tally before any training batch of blocks like this."""
+    def tally(self, block: Block, state_now: Callable[[], TrainState]) -> Tally:
+        """The tally before any training batch of blocks like this; `state_now` gives the current state."""
         assert self.objective is not None
         custom = self.custom.step
         if custom is not None and not self.means.labels:  # known by the names of what the step logs
@@ -167,6 +167,7 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
+            state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
         return self.train_report.start._replace(skips=self.record())
@@ -381,7 +382,7 @@ class TrainRunner:
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
-        return self.steps.tally(block, self.state())
+        return self.steps.tally(block, self.state)
 
     def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
         """A tally from its arrays and the names of its values, behind so many batches."""
