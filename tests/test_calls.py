@@ -161,7 +161,7 @@ def test_H_twenty_sizes_of_predict_on_batch_share_five_programs_and_a_users_laye
     assert across.programs()["predict"] == 5
 
 
-def test_H7_ctrl_c_in_train_on_batch_never_takes_the_model_apart() -> None:
+def test_H7_ctrl_c_in_train_on_batch_never_takes_the_model_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The arrays of the model are used up when its step starts: the press waits until the new ones are in it."""
     x, y = digits(20)
     model = classifier()
@@ -173,9 +173,10 @@ def test_H7_ctrl_c_in_train_on_batch_never_takes_the_model_apart() -> None:
         original(self, state)
 
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.TrainRunner, "_keep", pressed)
+    monkeypatch.setattr(loop.TrainRunner, "_keep", pressed)
+    with pytest.raises(KeyboardInterrupt):
         model.train_on_batch(x, y)
+    monkeypatch.setattr(loop.TrainRunner, "_keep", original)
     assert signal.getsignal(signal.SIGINT) is handler
     assert model.optimizer.iterations == 2
     model.train_on_batch(x, y)

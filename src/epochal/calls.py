@@ -16,9 +16,10 @@ from epochal import loop
 from epochal.arguments import check_labels, checked_batch_size, predict_width, widened
 from epochal.callbacks.base import Logs
 from epochal.feed import ArrayFeed, Block
+from epochal.program import Executable, checks_numbers
 from epochal.sources import Examples, as_examples, plain_arrays
 from epochal.state import Parts
-from epochal.step import Executable, Steps, TestRunner, TrainRunner, checks_numbers
+from epochal.step import Steps, TestRunner, TrainRunner
 from epochal.training import Training
 
 

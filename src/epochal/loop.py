@@ -23,8 +23,9 @@ from epochal.display import Display
 from epochal.feed import Block, Feed
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
+from epochal.program import Program
 from epochal.resume import Backup, Mark, Saved, Snapshots
-from epochal.step import Program, Steps, TestRunner, TrainRunner
+from epochal.step import Steps, TestRunner, TrainRunner
 
 
 class Interrupts:

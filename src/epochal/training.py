@@ -107,7 +107,7 @@ class Training:
         """Raises RuntimeError inside someone's `jit`, where nothing can be trained."""
         if get_opaque_trace_state(convention="nnx") == _NO_TRACE:  # for certain, and in no time
             return
-        if isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer):
+        if isinstance(jax.device_put(np.float32(0)), Tracer):  # compiles nothing, as an addition would
             raise RuntimeError(
                 f"{method}() was called while JAX is tracing. Call it outside of jit, grad and the like."
             )
