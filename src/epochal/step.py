@@ -62,6 +62,7 @@ class Steps:
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
+        self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
         self._programs: dict[tuple[str, bool], Program] = {}
 
     @property
@@ -138,7 +139,7 @@ class Steps:
 
         What the parameters' regularizers come to is among `call.losses` then.
         """
-        module: Any = self.parts.assemble(params, buffers, call.training)
+        module: Any = self.parts.assemble(params, buffers, call.training, call.frozen)
         predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(
