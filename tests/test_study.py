@@ -22,6 +22,7 @@ import epochal as keras
 from epochal.cli import main
 from epochal.critical_batch import fit_steps_to_target
 from epochal.report import plateau
+from epochal.sources import as_examples
 from epochal.study import probes, statistics
 from epochal.study.bench import Bench
 from epochal.study.paths import descend
@@ -437,10 +438,7 @@ def test_adaptive_sharpness_does_not_change_when_layers_are_rescaled_and_keskars
 
 
 def test_full_batch_descent_on_two_weights_follows_the_known_iteration():
-    x, y = digits(300)
-    model = digits_model()
-    examples = model._training.batch("test", x, y, None)
-    found = descend(examples)
+    found = descend(as_examples(*digits(300)))
     best, hessian = np.array(found["best"]), np.array(found["hessian"])
     path = np.array(found["paths"]["300"])
     expected = [path[0]]

@@ -103,6 +103,8 @@ class Bench:
         if not isinstance(model, Model):
             raise TypeError(f"Expected build_model() to return an epochal.Model, got {type(model).__name__}.")
         model._training.ready_to("batch_size_study")
+        if model.stateful_layers():
+            raise ValueError("A model with stateful=True takes batches of one size only: it cannot be studied.")
         drawn = next_seed()
         with ExitStack() as closing:
             way = Way(batch_size="full", shuffle=True)
