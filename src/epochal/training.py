@@ -39,7 +39,7 @@ from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
-from epochal.resume import Backup, Run, Saved, Snapshots
+from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of
 from epochal.step import Steps, TestRunner, TrainRunner, as_list
@@ -461,6 +461,9 @@ class Keeping:
                 raise ValueError(
                     f"Expected checkpoints of a run in resume_from={str(resume_from)!r}{early}, found none."
                 )
+
+        if self._checkpoint is not None:
+            check_kept(self._checkpoint)
 
     @property
     def active(self) -> bool:
