@@ -62,6 +62,7 @@ class Steps:
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
+        self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
         self._programs: dict[tuple[str, bool], Program] = {}
 
     @property
@@ -70,8 +71,8 @@ class Steps:
         assert self.objective is not None
         return self.objective if self.custom.step is None else self.means
 
-    def tally(self, block: Block, state: TrainState) -> Tally:
-        """The tally before any training batch of blocks like this."""
+    def tally(self, block: Block, state_now: Callable[[], TrainState]) -> Tally:
+        """The tally before any training batch of blocks like this; `state_now` gives the current state."""
         assert self.objective is not None
         custom = self.custom.step
         if custom is not None and not self.means.labels:  # known by the names of what the step logs
@@ -81,6 +82,7 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
+            state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
         return self.train_report.start._replace(skips=self.record())
@@ -137,7 +139,7 @@ class Steps:
 
         What the parameters' regularizers come to is among `call.losses` then.
         """
-        module: Any = self.parts.assemble(params, buffers, call.training)
+        module: Any = self.parts.assemble(params, buffers, call.training, call.frozen)
         predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(
@@ -295,7 +297,7 @@ class TrainRunner:
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
-        return self.steps.tally(block, self.state())
+        return self.steps.tally(block, self.state)
 
     def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
         """A tally from its arrays and the names of its values, behind so many batches."""
