@@ -112,7 +112,8 @@ class BatchPlan:
         batch_size: the recommended one.
         micro_batch_size: as much of it as fits into memory at once.
         max_batch_size: the largest one of which a step fits into memory, at most n.
-        optimum: m* as the formula gives it, before it is rounded and capped; None where the noise is not known.
+        optimum: m* as the formula gives it, before it is rounded and capped; None where the noise is not known, or
+            seconds do not grow in a straight line.
         critical_batch_size: the gradient noise scale with its interval; None where it was not measured.
         half_throughput_batch: a / b, with which half the speed of the largest batches is reached.
         measurements: what it is made of.
@@ -164,7 +165,7 @@ class BatchPlan:
     def table(self) -> str:
         """The rows as text."""
         head = ("batch size", "steps/epoch", "time/step", "examples/s", "memory", "relative time to target", "")
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for row in self.rows():
             m = row["batch_size"]
             name = f"{m} (full)" if m == self.measurements.n else str(m)
@@ -217,14 +218,15 @@ class BatchPlan:
         """The plan that `to_dict` described."""
         noise, measured = data["critical_batch_size"], data["measured"]
         if noise is not None:
-            noise = {name: value if name == "examples" else float(value) for name, value in noise.items()}
+            numbers = {name: float(value) for name, value in noise.items() if name != "examples"}
+            noise = NoiseEstimate(**numbers, examples=noise["examples"], n=data["examples"])
         found = Measurements(
             data["examples"],
             {row["batch_size"]: row["seconds_per_step"] for row in measured if row["seconds_per_step"] is not None},
             data["epoch_seconds"],
             {row["batch_size"]: row["memory"] for row in measured if row["memory"] is not None},
             Limit(data["memory_limit"], data["memory_limit_source"]),
-            None if noise is None else NoiseEstimate(**noise, n=data["examples"]),
+            noise,
             data["measured_after_updates"],
             None if data["batch_sizes"] is None else tuple(data["batch_sizes"]),
             tuple(data["notes"]),
@@ -319,10 +321,10 @@ def cost(found: Measurements, m: int) -> float:
 
 
 def best_size(found: Measurements) -> float | None:
-    """m* of the formula; None where the noise is not known. The line's slope stands for a crooked table's, too."""
-    if found.noise is None:
-        return None
+    """m* of the formula; None where the noise is not known, or no line fits the seconds."""
     fitted = line(found.seconds)
+    if found.noise is None or fitted.error > _CROOKED:
+        return None
     slope = fitted.b + found.epoch_seconds / found.n
     return math.sqrt(fitted.a / slope * critical(found)) if slope > 0 else float(found.n)
 
@@ -355,14 +357,15 @@ def reasons(plan: BatchPlan, straight: Line) -> tuple[str, ...]:
 
 def _why_this(plan: BatchPlan) -> list[str]:
     found = plan.measurements
-    if found.noise is None or plan.optimum is None:
+    if found.noise is None:
         return [f"{plan.batch_size} is by speed alone, since the noise of the gradient was not measured."]
     if found.batch_sizes is not None:
         return [f"Of the sizes asked for, {plan.batch_size} is expected to take the least time to a target."]
-    text = f"The machine's and the problem's batch size together have their best at m* = {plan.optimum:.0f}"
+    text = "Machine and problem together have their best at "
+    text += "one of the measured sizes" if plan.optimum is None else f"m* = {plan.optimum:.0f}"
     if plan.batch_size == found.n:
         return [f"{text}; all {found.n:,} examples are taken at once."]
-    if plan.batch_size == plan.max_batch_size:
+    if plan.batch_size == plan.max_batch_size and plan.optimum is not None and plan.optimum > plan.batch_size:
         return [f"{text}; more than {plan.max_batch_size:,} do not fit into memory."]
     around = [m for m in (plan.batch_size // 2, plan.batch_size * 2) if 1 <= m <= found.n]
     prices = " and ".join(f"{m} would take {plan.expected_seconds_to_target(m):.2f} times as long" for m in around)
@@ -395,7 +398,7 @@ def _why_noise(plan: BatchPlan) -> str:
     text = f"critical batch size {noise.value:,.0f} (95 %: {noise.low:,.0f} … {noise.high:,.0f}) {where}"
     fitted = line(found.seconds)
     slope = fitted.b + found.epoch_seconds / found.n
-    if slope <= 0 or fitted.a <= 0:
+    if slope <= 0 or plan.optimum is None:
         return f"Problem: {text}."
     low, high = (math.sqrt(fitted.a / slope * min(b, found.n)) for b in (max(noise.low, 0), noise.high))
     return f"Problem: {text}, which makes m* {low:,.0f} … {high:,.0f}. It grows as training goes on."

@@ -147,11 +147,11 @@ def plan_for(
 
 
 def _asked(batch_sizes: Any, n: int) -> tuple[int, ...] | None:
+    """The sizes to choose from, in order; at most n."""
     if batch_sizes is None:
         return None
-    sizes = [
-        n if m == "full" else m for m in (batch_sizes if isinstance(batch_sizes, list | tuple | range) else [None])
-    ]
+    given: list[Any] = list(batch_sizes) if isinstance(batch_sizes, list | tuple | range) else []
+    sizes = [n if m == "full" else m for m in given]
     if not sizes or not all(is_count(m) for m in sizes):
         raise ValueError(f'Expected batch_sizes to be a list of ints >= 1 and "full", got {batch_sizes!r}.')
     return tuple(sorted({min(int(m), n) for m in sizes}))
