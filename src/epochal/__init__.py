@@ -4,6 +4,7 @@ from epochal import (
     activations,
     backend,
     callbacks,
+    critical_batch,
     initializers,
     layers,
     losses,
@@ -24,11 +25,13 @@ from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
 from epochal.model import Model
+from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
 from epochal.reproduce import replay
 from epochal.sequential import Sequential
+from epochal.study import batch_size_study
 
 __version__ = "0.1.0"
 
@@ -53,7 +56,10 @@ __all__ = [
     "Variable",
     "activations",
     "backend",
+    "batch_size_study",
     "callbacks",
+    "critical_batch",
+    "gradient_noise_scale",
     "initializers",
     "layers",
     "losses",

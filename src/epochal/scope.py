@@ -31,6 +31,7 @@ class Call:
         alone: whether this is a layer called outside of any step, so that random keys may come of the global stream.
         building: whether a layer is being built.
         dry: whether variables are to stay as they are, since the pass is there to build layers only.
+        frozen: whether moving statistics stay as they are, and are normalised with, in training too.
         losses: scalars added by `Layer.add_loss` during the pass.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
             model's own step.
@@ -43,6 +44,7 @@ class Call:
     alone: bool = False
     building: bool = False
     dry: bool = False
+    frozen: bool = False
     losses: list[Array] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None
 

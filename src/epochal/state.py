@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -79,13 +80,21 @@ class Parts:
             if isinstance(self.nodes[i], nnx.Variable):  # a bare array in the graph is a constant
                 self.nodes[i].set_raw_value(value)
 
-    def assemble(self, params: tuple[Array, ...], buffers: tuple[Array, ...], training: bool) -> nnx.Module:
-        """A module that holds these arrays, to be called inside a trace; the user's own module is not touched."""
+    def assemble(
+        self, params: tuple[Array, ...], buffers: tuple[Array, ...], training: bool, frozen: bool = False
+    ) -> nnx.Module:
+        """A module that holds these arrays, to be called inside a trace; the user's own module is not touched.
+
+        Args:
+            params, buffers: the arrays.
+            training: how its layers act.
+            frozen: see `scope.Call`.
+        """
         leaves: list[Any] = [None] * len(self.nodes)
         for i, value in zip(self.trained + self.kept, params + buffers, strict=True):
             leaves[i] = value
         module = nnx.merge(self.graph, jax.tree.unflatten(self.structure, leaves), copy=True)
-        _set_mode(module, training)
+        _set_mode(module, training, frozen)
         return module
 
     def buffers_of(self, module: nnx.Module) -> tuple[Array, ...]:
@@ -127,13 +136,15 @@ def _regularizer(node: Any) -> Any:
     return node.get_metadata().get("regularizer") if isinstance(node, nnx.Variable) else None
 
 
-def _set_mode(module: nnx.Module, training: bool) -> None:
+def _set_mode(module: nnx.Module, training: bool, frozen: bool) -> None:
     """Flax modules learn of training through attributes, epochal's layers through `scope.current()`."""
     for part in flax_modules(module):
         if training:
             part.train()
         else:
             part.eval()
+        if frozen:
+            part.set_attributes(nnx.BatchNorm, use_running_average=True, raise_if_not_found=False)
 
 
 def row_independent(module: nnx.Module) -> bool:
@@ -151,21 +162,18 @@ def name_places(module: nnx.Module, place: str = "model") -> None:
             name_places(child, f"{place}/{i}")
 
 
-def parts_of(module: nnx.Module) -> list[Any]:
-    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
+def parts_of(module: nnx.Module) -> list[tuple[Any, list[Any]]]:
+    """Every holder in a module, with the objects it holds: attributes of modules, lists, tuples and dicts.
 
-    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
+    As long as they hold the same objects, nothing about the module's structure has changed: values of variables may.
     """
-    found: list[Any] = []
-    waiting: list[Any] = [module]
+    found: list[tuple[Any, list[Any]]] = []
+    waiting: list[Any] = [vars(module)]
     seen = {id(module)}
     while waiting:
         holder = waiting.pop()
-        if isinstance(holder, list | tuple):
-            values: list[Any] = list(holder)
-        else:
-            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
-        found += values
+        values = list(holder.values() if isinstance(holder, dict) else holder)
+        found.append((holder, values))
         for value in values:
             kind = type(value)
             if kind in _leaf_types:
@@ -173,10 +181,19 @@ def parts_of(module: nnx.Module) -> list[Any]:
             if isinstance(value, list | tuple | dict | nnx.Module):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    waiting.append(value)
+                    waiting.append(vars(value) if isinstance(value, nnx.Module) else value)
             else:
                 _leaf_types.add(kind)
     return found
+
+
+def unchanged(found: list[tuple[Any, list[Any]]]) -> bool:
+    """Whether all holders that `parts_of` has found hold the same objects still."""
+    for holder, values in found:
+        now = holder.values() if isinstance(holder, dict) else holder
+        if len(holder) != len(values) or not all(map(operator.is_, now, values)):
+            return False
+    return True
 
 
 _leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,93 +18,8 @@ from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
 from epochal.objective import Logs, Means, Objective, Tally
 from epochal.optimizers import Optimizer
+from epochal.program import Executable, Program
 from epochal.state import Parts, TrainState, host_copy, on_device
-
-
-@dataclass
-class Executable:
-    """A compiled program.
-
-    Attributes:
-        function: what to call.
-        proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
-    """
-
-    function: Callable
-    proven: bool = False
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
-
-
-class Program:
-    """A function of arrays and its executables, one per set of argument shapes.
-
-    Args:
-        function: pure, of pytrees of arrays.
-        donate: positions of arguments whose memory the results may take over.
-        eager: run the function as plain Python instead, so that `print` and a debugger work in it.
-
-    Attributes:
-        compile_seconds: spent on compiling so far.
-    """
-
-    def __init__(self, function: Callable, donate: tuple[int, ...] = (), eager: bool = False):
-        self._function, self._python = function, eager
-        self._jit = None if eager else jax.jit(function, donate_argnums=donate)
-        self._executables: dict[Any, Executable] = {}
-        self.compile_seconds = 0.0
-
-    @property
-    def executables(self) -> int:
-        """How many programs have been compiled."""
-        return len(self._executables)
-
-    @property
-    def may_raise(self) -> bool:
-        """Whether a run may end in an exception: it is plain Python, calls Python, or looks for NaN.
-
-        Such a program leaves its arguments alive.
-        """
-        return self._python or _checks_numbers()
-
-    def ready(self, *arguments: Any) -> bool:
-        """Whether calling with these arguments compiles nothing."""
-        return self._jit is None or _signature(arguments) in self._executables
-
-    def executable(self, *arguments: Any) -> Executable:
-        """What to call for arguments of these shapes; compiled at the first request."""
-        if self._jit is None:
-            return Executable(self._function)
-        key = _signature(arguments)
-        found = self._executables.get(key)
-        if found is None:
-            start = time.perf_counter()
-            traced = self._jit.trace(*arguments)
-            if _calls_python(traced.jaxpr.jaxpr):
-                self._python = True
-                traced = jax.jit(self._function).trace(*arguments)
-            found = self._executables[key] = Executable(traced.lower().compile())
-            self.compile_seconds += time.perf_counter() - start
-        return found
-
-
-def _calls_python(jaxpr: Any) -> bool:
-    """Whether a program calls Python functions when it runs: `jax.pure_callback` and its like."""
-    if any("callback" in equation.primitive.name for equation in jaxpr.eqns):
-        return True
-    inner = jax.tree.leaves([equation.params for equation in jaxpr.eqns], is_leaf=lambda a: hasattr(a, "eqns"))
-    return any(_calls_python(getattr(part, "jaxpr", part)) for part in inner if hasattr(part, "eqns"))
-
-
-def _signature(arguments: Any) -> Any:
-    leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(a), a.dtype) for a in leaves), _checks_numbers()
-
-
-def _checks_numbers() -> bool:
-    """Whether JAX looks for NaN in all results; it donates no arguments then."""
-    return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -148,6 +62,7 @@ class Steps:
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
+        self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
         self._programs: dict[tuple[str, bool], Program] = {}
 
     @property
@@ -156,8 +71,8 @@ class Steps:
         assert self.objective is not None
         return self.objective if self.custom.step is None else self.means
 
-    def tally(self, block: Block, state: TrainState) -> Tally:
-        """The tally before any training batch of blocks like this."""
+    def tally(self, block: Block, state_now: Callable[[], TrainState]) -> Tally:
+        """The tally before any training batch of blocks like this; `state_now` gives the current state."""
         assert self.objective is not None
         custom = self.custom.step
         if custom is not None and not self.means.labels:  # known by the names of what the step logs
@@ -167,6 +82,7 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
+            state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
         return self.train_report.start._replace(skips=self.record())
@@ -223,7 +139,7 @@ class Steps:
 
         What the parameters' regularizers come to is among `call.losses` then.
         """
-        module: Any = self.parts.assemble(params, buffers, call.training)
+        module: Any = self.parts.assemble(params, buffers, call.training, call.frozen)
         predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(
@@ -381,7 +297,7 @@ class TrainRunner:
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
-        return self.steps.tally(block, self.state())
+        return self.steps.tally(block, self.state)
 
     def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
         """A tally from its arrays and the names of its values, behind so many batches."""

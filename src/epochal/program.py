@@ -1,0 +1,100 @@
+"""Functions of arrays as compiled programs, one per set of argument shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from epochal import cache
+
+
+@dataclass
+class Executable:
+    """A compiled program.
+
+    Attributes:
+        function: what to call.
+        proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
+    """
+
+    function: Callable
+    proven: bool = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class Program:
+    """A function of arrays and its executables, one per set of argument shapes.
+
+    Args:
+        function: pure, of pytrees of arrays.
+        donate: positions of arguments whose memory the results may take over.
+        eager: run the function as plain Python instead, so that `print` and a debugger work in it.
+
+    Attributes:
+        compile_seconds: spent on compiling so far.
+    """
+
+    def __init__(self, function: Callable, donate: tuple[int, ...] = (), eager: bool = False):
+        self._function, self._python = function, eager
+        self._jit = None if eager else jax.jit(function, donate_argnums=donate)
+        self._executables: dict[Any, Executable] = {}
+        self.compile_seconds = 0.0
+
+    @property
+    def executables(self) -> int:
+        """How many programs have been compiled."""
+        return len(self._executables)
+
+    @property
+    def may_raise(self) -> bool:
+        """Whether a run may end in an exception: it is plain Python, calls Python, or looks for NaN.
+
+        Such a program leaves its arguments alive.
+        """
+        return self._python or checks_numbers()
+
+    def ready(self, *arguments: Any) -> bool:
+        """Whether calling with these arguments compiles nothing."""
+        return self._jit is None or _signature(arguments) in self._executables
+
+    def executable(self, *arguments: Any) -> Executable:
+        """What to call for arguments of these shapes; compiled at the first request."""
+        if self._jit is None:
+            return Executable(self._function)
+        key = _signature(arguments)
+        found = self._executables.get(key)
+        if found is None:
+            cache.keep_programs()
+            start = time.perf_counter()
+            traced = self._jit.trace(*arguments)
+            if _calls_python(traced.jaxpr.jaxpr):
+                self._python = True
+                traced = jax.jit(self._function).trace(*arguments)
+            found = self._executables[key] = Executable(traced.lower().compile())
+            self.compile_seconds += time.perf_counter() - start
+        return found
+
+
+def _calls_python(jaxpr: Any) -> bool:
+    """Whether a program calls Python functions when it runs: `jax.pure_callback` and its like."""
+    if any("callback" in equation.primitive.name for equation in jaxpr.eqns):
+        return True
+    inner = jax.tree.leaves([equation.params for equation in jaxpr.eqns], is_leaf=lambda a: hasattr(a, "eqns"))
+    return any(_calls_python(getattr(part, "jaxpr", part)) for part in inner if hasattr(part, "eqns"))
+
+
+def _signature(arguments: Any) -> Any:
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, tuple((np.shape(a), a.dtype) for a in leaves), checks_numbers()
+
+
+def checks_numbers() -> bool:
+    """Whether JAX looks for NaN in all results; it donates no arguments then."""
+    return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
