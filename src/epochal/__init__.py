@@ -4,6 +4,7 @@ from epochal import (
     activations,
     backend,
     callbacks,
+    critical_batch,
     initializers,
     layers,
     losses,
@@ -24,6 +25,7 @@ from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
 from epochal.model import Model
+from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
@@ -54,6 +56,8 @@ __all__ = [
     "activations",
     "backend",
     "callbacks",
+    "critical_batch",
+    "gradient_noise_scale",
     "initializers",
     "layers",
     "losses",

@@ -53,8 +53,8 @@ def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Ex
         lack = _lack(runner, executable, block, tally)
     if first is not None and steps.micro_batch_size is None:
         raise MemoryError(
-            f"{first.text}, and micro_batch_size=None forbids to cut it. Batches of {steps.most.pop(runner.kind)} fit; or "
-            'compile with micro_batch_size="auto".'
+            f"{first.text}, and micro_batch_size=None forbids to cut it. A batch of {steps.most.pop(runner.kind)} fits; "
+            'or compile with micro_batch_size="auto".'
         )
     if first is not None:
         display.note(f"{first.text}: it is run in micro-batches of {runner.width}, with the same result.")
@@ -146,8 +146,8 @@ def _narrow(runner: Runner, rows: int, lack: Lack) -> None:
     steps, tried = runner.steps, runner.width or rows
     if tried == 1:
         raise MemoryError(
-            f"{lack.text}, and there is no smaller one: take a smaller model, or less data at a time. The environment's "
-            f"{memory.VARIABLE} says how much memory to plan with."
+            f"{lack.text}, and there is no smaller one: take a smaller model, or fewer data at a time. (How much "
+            f"memory to plan with is taken from the environment's {memory.VARIABLE}, if it is set.)"
         )
     try:
         _check_cuttable(steps, f"{lack.text}, and ")

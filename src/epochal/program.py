@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from epochal import cache
+
 
 @dataclass
 class Executable:
@@ -71,6 +73,7 @@ class Program:
         key = _signature(arguments)
         found = self._executables.get(key)
         if found is None:
+            cache.keep_programs()
             start = time.perf_counter()
             traced = self._jit.trace(*arguments)
             if _calls_python(traced.jaxpr.jaxpr):

@@ -17,8 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from epochal.config import custom_object_scope as custom_object_scope
 from epochal.config import deserialize, register, serialize
@@ -240,6 +238,8 @@ def _weights(model: Any) -> bytes:
 
 
 def _safetensors(arrays: Mapping[str, Any]) -> bytes:
+    import safetensors.numpy
+
     return safetensors.numpy.save({k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in arrays.items()})
 
 
@@ -383,6 +383,8 @@ def _read_inputs(data: Any) -> Any:
 
 
 def _tensors(content: bytes, name: Path) -> list[tuple[str, np.ndarray]]:
+    import safetensors.numpy
+
     try:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, *_UNREADABLE) as error:

@@ -31,6 +31,7 @@ class Call:
         alone: whether this is a layer called outside of any step, so that random keys may come of the global stream.
         building: whether a layer is being built.
         dry: whether variables are to stay as they are, since the pass is there to build layers only.
+        frozen: whether moving statistics stay as they are, and are normalised with, in training too.
         losses: scalars added to the loss during the pass, by `Layer.add_loss` and activity regularizers.
         adders: names of the layers that have called `add_loss`.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
@@ -44,6 +45,7 @@ class Call:
     alone: bool = False
     building: bool = False
     dry: bool = False
+    frozen: bool = False
     losses: list[Array] = field(default_factory=list)
     adders: list[str] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None

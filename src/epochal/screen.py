@@ -8,10 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
 _ASCII = str.maketrans({"━": "=", "─": "-", "…": "...", "µ": "u"})
 
 
@@ -41,8 +37,8 @@ class Terminal(Paper):
     _owner: ClassVar[Terminal | None] = None
 
     def __init__(self) -> None:
-        self._console: Console | None = None
-        self._live: Live | None = None
+        self._console: Any = None  # rich's, imported where something is drawn
+        self._live: Any = None
 
     @property
     def width(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -56,6 +52,8 @@ class Terminal(Paper):
             self._live.update(text, refresh=True)
             return
         Terminal._owner = self
+        from rich.live import Live
+
         self._live = Live(text, console=console, auto_refresh=False)
         self._live.start(refresh=True)
         console.show_cursor(True)  # a process that is killed must not leave the terminal without
@@ -76,17 +74,21 @@ class Terminal(Paper):
             self._live.transient = True
             self.close()
 
-    def _taken(self) -> Console:
+    def _taken(self) -> Any:
         """The terminal as it is now, with no text of another display that changes."""
         if Terminal._owner not in (None, self):
             Terminal._owner._hide()
         size = _size()
         if self._console is None:
+            from rich.console import Console
+
             self._console = Console(file=sys.stdout, force_terminal=True, highlight=False)
-        self._console.size = size  # pyright: ignore[reportAttributeAccessIssue]
+        self._console.size = size
         return self._console
 
-    def _text(self, groups: Sequence[Sequence[str]]) -> Text:
+    def _text(self, groups: Sequence[Sequence[str]]) -> Any:
+        from rich.text import Text
+
         text = Text(_encodable(wrapped(groups, self.width)), overflow="fold")
         text.highlight_regex("━+", "green")
         text.highlight_regex("─+", "dim")
@@ -124,6 +126,8 @@ class Notebook(Paper):
 
 def live_screen() -> Terminal | Notebook | None:
     """What standard output is, if texts that change can be shown there."""
+    from rich.console import Console
+
     if Console().is_jupyter:
         return Notebook()
     isatty = getattr(sys.stdout, "isatty", None)  # whatever someone has put there

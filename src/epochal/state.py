@@ -82,13 +82,21 @@ class Parts:
             if isinstance(self.nodes[i], nnx.Variable):  # a bare array in the graph is a constant
                 self.nodes[i].set_raw_value(value)
 
-    def assemble(self, params: tuple[Array, ...], buffers: tuple[Array, ...], training: bool) -> nnx.Module:
-        """A module that holds these arrays, to be called inside a trace; the user's own module is not touched."""
+    def assemble(
+        self, params: tuple[Array, ...], buffers: tuple[Array, ...], training: bool, frozen: bool = False
+    ) -> nnx.Module:
+        """A module that holds these arrays, to be called inside a trace; the user's own module is not touched.
+
+        Args:
+            params, buffers: the arrays.
+            training: how its layers act.
+            frozen: see `scope.Call`.
+        """
         leaves: list[Any] = [None] * len(self.nodes)
         for i, value in zip(self.trained + self.kept, params + buffers, strict=True):
             leaves[i] = value
         module = nnx.merge(self.graph, jax.tree.unflatten(self.structure, leaves), copy=True)
-        _set_mode(module, training)
+        _set_mode(module, training, frozen)
         return module
 
     def buffers_of(self, module: nnx.Module) -> tuple[Array, ...]:
@@ -130,13 +138,15 @@ def _regularizer(node: Any) -> Any:
     return node.get_metadata().get("regularizer") if isinstance(node, nnx.Variable) else None
 
 
-def _set_mode(module: nnx.Module, training: bool) -> None:
+def _set_mode(module: nnx.Module, training: bool, frozen: bool) -> None:
     """Flax modules learn of training through attributes, epochal's layers through `scope.current()`."""
     for part in flax_modules(module):
         if training:
             part.train()
         else:
             part.eval()
+        if frozen:
+            part.set_attributes(nnx.BatchNorm, use_running_average=True, raise_if_not_found=False)
 
 
 def row_independent(module: nnx.Module) -> bool:

@@ -73,6 +73,7 @@ class Steps:
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
+        self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
         self._programs: dict[tuple[str, bool, int | None], Program] = {}
 
     @property
@@ -168,7 +169,7 @@ class Steps:
 
     def called(self, params: Any, buffers: Any, x: Any, call: scope.Call) -> tuple[Any, Any, Any]:
         """`forward` without the parameters' regularizers."""
-        module: Any = self.parts.assemble(params, buffers, call.training)
+        module: Any = self.parts.assemble(params, buffers, call.training, call.frozen)
         predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(

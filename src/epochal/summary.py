@@ -6,14 +6,15 @@ import io
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from epochal.layers.base import Layer, children, tracked
 
 
 def summary_text(model: Layer) -> str:
     """Layers with output shapes and numbers of weights, and the totals, as text."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=f'Model "{model.name}"', title_justify="left")
     for title, justify in (
         ("layer (type)", "left"),

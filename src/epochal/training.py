@@ -109,9 +109,13 @@ class Training:
         """Whether the optimizer has a state that belongs to the model's weights."""
         return self._optimizer_for is not None
 
+    def optimizer_fits(self, parts: Parts) -> bool:
+        """Whether the optimizer has a state, and that of the arrays that train now."""
+        return self.optimizer is not None and self.optimizer.state is not None and self._optimizer_for == parts.names
+
     def refuse_tracing(self, method: str) -> None:
         """Raises RuntimeError inside someone's `jit`, where nothing can be trained."""
-        if isinstance(jax.lax.add(np.float32(0), np.float32(0)), Tracer):
+        if isinstance(jax.device_put(np.float32(0)), Tracer):  # compiles nothing, as an addition would
             raise RuntimeError(
                 f"{method}() was called while JAX is tracing. Call it outside of jit, grad and the like."
             )
@@ -366,7 +370,7 @@ class Training:
             raise ValueError(
                 f"Model {self.model.name!r} has nothing to train: all its weights are frozen, or it has none."
             )
-        if self._optimizer_for == parts.names and optimizer.state is not None:
+        if self.optimizer_fits(parts):
             return
         params = list(parts.collect()[0])
         optimizer.bind(parts.names, [parts.nodes[i] for i in parts.trained])

@@ -25,9 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-import loky
-
 
 class Workers:
     """Makes `dataset[i]` for the numbers it is given.
@@ -170,6 +167,8 @@ class _Processes:
         self._dataset = dataset
         self._folder = tempfile.TemporaryDirectory(prefix="epochal-workers-")
         # Should a batch be made with JAX: the accelerator belongs to the process that trains.
+        import loky  # as cloudpickle, where there are processes
+
         environment = {"JAX_PLATFORMS": "cpu"}
         self._pool = loky.ProcessPoolExecutor(max_workers=workers, initializer=_start_worker, env=environment)
         self._first_call = self._pool.submit(int)
@@ -181,6 +180,8 @@ class _Processes:
         self._turns += 1
         self._turn = Path(self._folder.name) / f"turn-{self._turns}"
         self._turn.touch()
+        import cloudpickle
+
         try:
             data = cloudpickle.dumps(self._dataset)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -221,6 +222,8 @@ class _Processes:
 def _start_worker() -> None:
     """A terminal sends Ctrl-C to all processes: the one that trains hears it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import loky
+
     loky.process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # a large dataset that is loaded is no leak
 
 
@@ -252,6 +255,8 @@ class _Failure:
 
     @classmethod
     def of(cls, error: Exception) -> _Failure:
+        import cloudpickle
+
         text, kind = traceback.format_exc(), type(error)
         # An exception whose __init__ takes other arguments than its `args` does not survive pickle by itself.
         ways = functools.partial(_same, error), functools.partial(_without_init, kind, error.args, vars(error))

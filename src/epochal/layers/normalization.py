@@ -106,7 +106,8 @@ class BatchNormalization(_Affine):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        if training and self.trainable:
+        known = scope.current()
+        if training and self.trainable and not (known is not None and known.frozen):
             mean, variance = self._batch_statistics(wide, mask)
         else:
             mean, variance = (v.get_value().reshape(shape) for v in (self.moving_mean, self.moving_variance))

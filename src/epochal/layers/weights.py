@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from epochal import initializers, scope
+from epochal import cache, initializers, scope
 from epochal.layers.inputs import as_input
 from epochal.random import next_key
 
@@ -208,6 +208,7 @@ def draw(pending: list[_Pending]) -> None:
     """Gives these their values, in one compiled call."""
     if not pending:
         return
+    cache.keep_programs()
     wanted = [(item.initializer, item.shape, item.dtype) for item in pending]
     drawn = jax.jit(lambda key: initializers.draw_together(wanted, key))(next_key())
     for item, value in zip(pending, drawn, strict=True):
