@@ -52,9 +52,10 @@ def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Ex
             raise MemoryError(f"{lack.text}. {reason}") from None
         lack = _lack(runner, executable, block, tally)
     if first is not None and steps.micro_batch_size is None:
+        fits = steps.most.pop(runner.kind)
         raise MemoryError(
-            f"{first.text}, and micro_batch_size=None forbids to cut it. A batch of {steps.most.pop(runner.kind)} fits; "
-            'or compile with micro_batch_size="auto".'
+            f"{first.text}, and micro_batch_size=None forbids to cut it. A batch of {fits} fits; or compile with "
+            'micro_batch_size="auto".'
         )
     if first is not None:
         display.note(f"{first.text}: it is run in micro-batches of {runner.width}, with the same result.")
@@ -134,7 +135,8 @@ def _lack(runner: Runner, executable: Executable, block: Block, tally: Tally) ->
 
 
 def _piece(runner: Runner, rows: int) -> str:
-    return f"A batch of {rows} examples" if runner.width is None else f"A micro-batch of {runner.width} examples"
+    kind, count = ("batch", rows) if runner.width is None else ("micro-batch", runner.width)
+    return f"A {kind} of {count} example{'s' if count > 1 else ''}"
 
 
 def _narrow(runner: Runner, rows: int, lack: Lack) -> None:
