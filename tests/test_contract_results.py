@@ -465,7 +465,7 @@ def huge(y_pred: Any) -> Any:
 
 
 def test_H7_a_batch_too_large_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "1000000000 GB")  # so that it is tried
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "9000000 TB")  # so that it is tried
     results = []
     for k in (keras, theirs):
 

@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from data import digits
+from data import diabetes, digits
 
 import epochal as keras
+from epochal.feed import ArrayFeed
+from epochal.sources import as_examples
+from epochal.step import TrainRunner
 
 layers, losses = keras.layers, keras.losses
 
@@ -243,9 +247,11 @@ def test_a_batch_no_larger_than_a_micro_batch_is_run_as_ever() -> None:
 def test_one_program_runs_batches_of_all_sizes_in_pieces() -> None:
     x, y = digits(60)
     sizes = np.array([5, 20, 10, 3, 22], np.int32)
-    model, whole_model = (classifier(layers.Dropout(0.3)) for _ in range(2))
-    for m in (model, whole_model):
-        m.fit(x[:5], y[:5], batch_size=5, verbose=0)  # for the programs and the optimizer's state
+    models = []
+    for _ in range(2):
+        models.append(classifier(layers.Dropout(0.3)))
+        models[-1].fit(x[:5], y[:5], batch_size=5, verbose=0)  # for the programs and the optimizer's state
+    model, whole_model = models
     runner, other = (TrainRunner(m._training._current, True, 7, 1) for m in (model, whole_model))
     examples = model._training.aligned(as_examples(x, y, method="fit"))
     ((block, _, _),) = ArrayFeed(examples, 60, False, 0, False).epoch(0)
@@ -326,7 +332,7 @@ def test_stateful_layers_take_whole_batches() -> None:
     model = keras.Sequential([layers.SimpleRNN(2, stateful=True, return_sequences=True), layers.Dense(1)])
     model.compile("sgd", "mse", micro_batch_size=4)
     with pytest.raises(
-        ValueError, match="a state per row of the whole batch.*SimpleRNN 'simple_rnn.*smaller batch_size"
+        ValueError, match=r"a state per row of the whole batch.*SimpleRNN 'simple_rnn.*smaller batch_size"
     ):
         model.fit(x[:20], y[:20], batch_size=10, verbose=0)
 
@@ -339,10 +345,9 @@ def test_a_micro_batch_size_is_checked_at_compile(given: Any) -> None:
 
 def test_batch_normalization_is_told_of_once_with_its_name() -> None:
     model = classifier(layers.BatchNormalization(name="centred"), micro_batch_size=4)
-    with pytest.warns(UserWarning, match="of 4 examples, over which BatchNormalization 'centred'.*GroupNorm") as found:
+    with pytest.warns(UserWarning, match=r"of 4 examples, over which BatchNormalization 'centred'.*GroupNorm"):
         model.fit(**images(16), batch_size=8, verbose=0)
-        model.fit(**images(16), batch_size=8, verbose=0)
-    assert len(found) == 1
+    model.fit(**images(16), batch_size=8, verbose=0)  # a second warning would be an error
 
 
 def test_code_that_may_look_across_the_batch_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,7 +380,7 @@ def line(**compile_arguments: Any) -> Any:
 
 
 def test_running_out_of_memory_loses_no_step(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "1000000000 GB")  # so that it is tried
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "9000000 TB")  # so that it is tried
     x, y = diabetes(40)
     found = []
     for loss in (greedy(6), "mse"):
@@ -399,7 +404,7 @@ def test_running_out_of_memory_loses_no_step(monkeypatch: Any, capsys: Any) -> N
 def test_where_nothing_fits_an_error_says_so_and_the_weights_are_kept(
     monkeypatch: Any, micro: Any, message: str
 ) -> None:
-    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "1000000000 GB")
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "9000000 TB")
     x, y = diabetes(20)
     model = line(loss=greedy(0), micro_batch_size=micro)
     before = model.get_weights()

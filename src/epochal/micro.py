@@ -49,7 +49,7 @@ def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Ex
         try:
             executable = _compiled(runner, block, tally, display)
         except WholeOnly as reason:
-            raise MemoryError(f"{lack.text}. {reason}") from None
+            raise MemoryError(f"{lack.text}. {reason} Or pass a smaller batch_size.") from None
         lack = _lack(runner, executable, block, tally)
     if first is not None and steps.micro_batch_size is None:
         fits = steps.most.pop(runner.kind)
@@ -94,11 +94,11 @@ def run(
             lack = Lack(f"{_piece(runner, rows)} does not fit into the memory ({str(error).splitlines()[0]})", 2)
             try:
                 if runner.steps.micro_batch_size is None:
-                    raise WholeOnly('micro_batch_size=None forbids to cut it: compile with micro_batch_size="auto"')
+                    raise WholeOnly('micro_batch_size=None forbids to cut it: compile with micro_batch_size="auto".')
                 _narrow(runner, rows, lack)
                 executable = prepared(runner, block, tally, display)
             except WholeOnly as reason:
-                raise MemoryError(f"{lack.text}. {reason}. Or pass a smaller batch_size.") from error
+                raise MemoryError(f"{lack.text}. {reason} Or pass a smaller batch_size.") from error
         display.note(f"{lack.text}: it is run in micro-batches of {runner.width}, with the same result.")
 
 
