@@ -252,7 +252,7 @@ def test_one_program_runs_batches_of_all_sizes_in_pieces() -> None:
         models.append(classifier(layers.Dropout(0.3)))
         models[-1].fit(x[:5], y[:5], batch_size=5, verbose=0)  # for the programs and the optimizer's state
     model, whole_model = models
-    runner, other = (TrainRunner(m._training._current, True, 7, 1) for m in (model, whole_model))
+    runner, other = (TrainRunner(m._training.current, True, 7, 1) for m in (model, whole_model))
     examples = model._training.aligned(as_examples(x, y, method="fit"))
     ((block, _, _),) = ArrayFeed(examples, 60, False, 0, False).epoch(0)
     starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
