@@ -34,7 +34,7 @@ from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.display import display_for
 from epochal.feed import Batch
-from epochal.layers.base import Layer, abstract_call, children, walk
+from epochal.layers.base import Layer, abstract_call, children, set_policy, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
 from epochal.nonfinite import WAYS
@@ -102,6 +102,8 @@ class Model(Layer):
         if module is not None and not isinstance(module, nnx.Module):
             raise TypeError(f"Expected a flax.nnx.Module, got {type(module).__name__}.")
         super().__init__(name=name, **kwargs)
+        if module is not None:
+            self.casts_inputs = False  # a Flax module has a type of its own
         self.module = module
         self._training = Training(self)
 
@@ -125,6 +127,7 @@ class Model(Layer):
         jit_compile: Checked = True,
         auto_scale_loss: bool = True,
         on_nonfinite: Checked = "ignore",
+        dtype: Checked = None,
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -147,6 +150,8 @@ class Model(Layer):
                 epoch with nothing else in it has the loss NaN. "raise" ends training with a `NonFiniteError` that
                 names the same, at most one execution late; the model has the weights from before that update. With a
                 `train_step` of one's own, what it logs and the weights it leaves must be finite.
+            dtype: a policy for all layers that were made without one, such as "mixed_bfloat16"; None leaves them as
+                they are. Losses and metrics are computed in float32 in any case.
 
         Raises:
             ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile` or
@@ -160,6 +165,8 @@ class Model(Layer):
             raise ValueError(f'Expected steps_per_execution to be "auto" or an int >= 1, got {steps_per_execution!r}.')
         if on_nonfinite not in WAYS:
             raise ValueError(f'Expected on_nonfinite to be "ignore", "skip" or "raise", got {on_nonfinite!r}.')
+        if dtype is not None:
+            set_policy(self, dtype)
         eager = bool(run_eagerly) or not jit_compile
         self._training.compile(recipe, optimizers.get(optimizer), eager, steps_per_execution, on_nonfinite)
 

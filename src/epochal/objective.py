@@ -18,7 +18,7 @@ from jax import Array
 from epochal import losses, metrics
 from epochal.feed import Batch
 from epochal.losses.shapes import broadcast_weights, rank_matched
-from epochal.masks import get_mask
+from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import chosen
 
 Logs = dict[str, float]
@@ -158,6 +158,7 @@ class Objective:
             predictions: one array per output, m rows each; their masks weight the loss.
             batch: the batch; `size` is what a mean over it divides by.
         """
+        predictions = [widened(p) for p in predictions]
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
         total: Array = jnp.zeros((), jnp.float32)
         parts: dict[str, Array] = {}
@@ -197,6 +198,7 @@ class Objective:
         left_out: Array | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
+        predictions = [widened(p) for p in predictions]
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
         losses = {"loss": total}
         if any(self.loss_labels):
@@ -306,6 +308,15 @@ def naming(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
+
+
+def widened(prediction: Any) -> Any:
+    """A prediction in 16-bit floats as float32, in which losses and metrics are computed; its mask stays with it."""
+    if not jnp.issubdtype(prediction.dtype, jnp.floating) or jnp.dtype(prediction.dtype).itemsize > 2:
+        return prediction
+    new = prediction.astype(jnp.float32)
+    set_mask(new, get_mask(prediction))
+    return new
 
 
 def accumulate(sums: Array | np.ndarray, batch: Array, left_out: Array | None = None) -> Array:
