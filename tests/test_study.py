@@ -393,7 +393,7 @@ def test_the_scatter_of_batch_gradients_is_that_of_a_sample_without_replacement(
     np.testing.assert_allclose(surface.value_and_grad(point, buffers)[1], mean, rtol=1e-4, atol=1e-5)
     s2 = np.square(gradients - mean).sum() / 159
     assert surface.variance(point, buffers) == pytest.approx(s2, rel=1e-4)
-    for m, found in zip((1, 4, 40, 160), surface.scatter(point, buffers, (1, 4, 40, 160), 400, 0), strict=True):
+    for m, found in zip((1, 4, 40, 160), surface.scatter(point, buffers, (1, 4, 40, 160), [400] * 4, 0), strict=True):
         assert found.predicted == pytest.approx(math.sqrt(s2 / m * (1 - m / 160)), rel=1e-4, abs=1e-9)
         assert found.std == pytest.approx(found.predicted, rel=0.12, abs=1e-4)
     assert found.cosine == pytest.approx(1, abs=1e-6)

@@ -65,7 +65,7 @@ def protocols(axes: Any, study: Any) -> None:
 
 def epochs(axes: Any, study: Any) -> None:
     """Validation value against the epoch, a line per batch size; a ring where its plateau begins."""
-    ringed = False
+    rings = []
     for size, fit, colour in _curves(study):
         per_epoch = study.protocol.per_epoch(size)
         points = [
@@ -76,18 +76,10 @@ def epochs(axes: Any, study: Any) -> None:
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, label=study.protocol.label(size))
         start = next(row["plateau_epoch"] for row in study.table if row["batch_size"] == size)
         if start is not None:
-            label = None if ringed else "plateau begins"
-            ringed = True
-            axes.plot(
-                [start],
-                [dict(points)[start]],
-                "o",
-                color=_INK,
-                markerfacecolor="none",
-                markersize=8,
-                label=label,
-                zorder=5,
-            )
+            rings.append((start, dict(points)[start]))
+    if rings:
+        style = {"color": _INK, "markerfacecolor": "none", "markersize": 8, "linestyle": "none", "zorder": 5}
+        axes.plot(*zip(*rings, strict=True), marker="o", label="plateau begins", **style)
     axes.set_xlabel("epoch (passes over the training examples)")
     _finish(axes, study, f"validation {_named(study.judge)}", legend="batch size")
 

@@ -18,7 +18,7 @@ from epochal.study.statistics import EPOCHS, TARGET, UPDATES, Fit, Judge
 from epochal.study.store import Store, key_of
 
 PROBED = 2048  # examples that gradients and sharpness are measured on, at most
-_DRAWS = 256  # batches whose gradients are compared, per size
+_DRAWS, _DRAWN = 512, 2**16  # batches whose gradients are compared, per size, and examples in them; 32 at least
 _PATH_POINTS = 16  # updates that are compared with the gradient of all examples
 
 
@@ -246,7 +246,8 @@ class Fits:
             pass
         params, buffers = self._bench.parts.collect()
         here = flat(params)
-        found = surface.scatter(here, buffers, sizes, _DRAWS, seed=0)
+        draws = [min(_DRAWS, max(32, _DRAWN // size)) for size in sizes]
+        found = surface.scatter(here, buffers, sizes, draws, seed=0)
         variance, gradient = surface.variance(here, buffers), surface.value_and_grad(here, buffers)[1]
         columns = {name: [getattr(s, name) for s in found] for name in ("std", "predicted", "cosine")}
         return {
@@ -257,5 +258,5 @@ class Fits:
             "examples": surface.n,
             "at_size": fit["size"],
             "loss": level,
-            "draws": _DRAWS,
+            "draws": max(draws),
         }

@@ -15,7 +15,7 @@ _STYLE = """
   :root { --ink: #e4e6e9; --soft: #a2a8af; --line: #3a3f45; --paper: #17191c; --lift: #202327; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.2rem 1rem 3rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 80rem; padding: 1.2rem 1rem 3rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
@@ -26,9 +26,9 @@ p, ul { max-width: 46rem; }
   max-width: 50rem; }
 .says p { margin: .45rem 0; } .says p:first-child { font-weight: 600; }
 .wide { overflow-x: auto; margin: 0 0 .4rem; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-thead th { vertical-align: bottom; font-weight: 600; white-space: normal; min-width: 4rem; }
+table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+thead th { vertical-align: bottom; font-weight: 600; white-space: normal; min-width: 3.6rem; }
 thead .group th { text-align: center; color: var(--soft); font-weight: 400; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--paper); }
 tr.best th, tr.best td { background: var(--lift); }

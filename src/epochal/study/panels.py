@@ -106,8 +106,8 @@ def _of_surface(study: Any) -> list[Panel]:
                 "Noise of the gradient",
                 figures.noise,
                 f"Distance of batch gradients from the mean one. Measured: {measured}. By the formula: {predicted}.",
-                f"{noise['draws']} batches per size, drawn from {noise['examples']:,} examples without replacement, "
-                "all at the same weights. At m = n it is 0: the batch is all there is.",
+                f"Up to {noise['draws']} batches per size, drawn from {noise['examples']:,} examples without "
+                "replacement, all at the same weights. At m = n it is 0: the batch is all there is.",
             )
         )
     if study.fits.probes:

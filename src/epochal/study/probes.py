@@ -89,18 +89,20 @@ class Surface:
         apart, _ = self._distances(vector, buffers, np.arange(self.n)[:, None])
         return float(apart.sum() / max(self.n - 1, 1))
 
-    def scatter(self, vector: np.ndarray, buffers: Any, sizes: Sequence[int], draws: int, seed: int) -> list[Scatter]:
-        """For each batch size the scatter of `draws` batches, drawn without replacement, around the mean gradient.
+    def scatter(
+        self, vector: np.ndarray, buffers: Any, sizes: Sequence[int], draws: Sequence[int], seed: int
+    ) -> list[Scatter]:
+        """For each batch size the scatter of so many batches, drawn without replacement, around the mean gradient.
 
         The variance of a mean of m of n examples is S²/m (1 - m/n): 1/m as long as m is small against n, 0 at m = n.
         """
         s2, generator = self.variance(vector, buffers), np.random.default_rng(seed)
         found = []
-        for m in sizes:
+        for m, count in zip(sizes, draws, strict=True):
             if m == 1:  # all the batches there are, by the program that `variance` has
                 table = np.arange(self.n)[:, None]
             else:
-                table = np.stack([generator.permutation(self.n)[:m] for _ in range(1 if m == self.n else draws)])
+                table = np.stack([generator.permutation(self.n)[:m] for _ in range(1 if m == self.n else count)])
             apart, cosines = self._distances(vector, buffers, table)
             predicted = np.sqrt(s2 / m * (1 - m / self.n))
             found.append(Scatter(float(np.sqrt(apart.mean())), float(predicted), float(cosines.mean())))

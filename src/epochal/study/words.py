@@ -14,7 +14,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "—"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    if abs(value) >= 1000:
+    if abs(value) >= 10**digits:
         return f"{float(f'{value:.{digits}g}'):,.0f}"
     return f"{value:.{digits}g}" if abs(value) >= 1e-3 else f"{value:.{digits - 1}g}"
 
