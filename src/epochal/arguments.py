@@ -18,8 +18,8 @@ from epochal.step import Steps
 Checked: TypeAlias = Any
 
 DEFAULT_BATCH_SIZE = 32
-# `predict` pads fewer rows than a batch to one of these, so that many sizes share few programs.
-PREDICT_LADDER = (1, 8, 32, 128, 512, 2048)
+# `predict` pads the rows of a single batch to one of these or, beyond, to a power of two.
+PREDICT_LADDER = (1, 8, 32, 128, 512)
 
 
 def check_labels(steps: Steps, *parts: Examples | None) -> None:
@@ -192,15 +192,18 @@ def with_class_weight(examples: Examples, class_weight: Checked, names: Sequence
     return Examples(examples.x, examples.y, weights, examples.n)
 
 
+def predict_width(n: int) -> int:
+    """How many rows the program has that predicts n rows at once: many sizes share few programs."""
+    return next((w for w in PREDICT_LADDER if w >= n), 1 << (n - 1).bit_length())
+
+
 def array_chunks(examples: Examples, size: int, padded: bool) -> Iterator[tuple[Any, int]]:
     """Pieces of x with the number of true rows in each; short ones are padded to the size of a full one."""
-    width = size
-    if (padded and examples.n < DEFAULT_BATCH_SIZE) or size == examples.n:
-        width = next((w for w in PREDICT_LADDER if w >= size), size) if padded else size
+    width = predict_width(size) if size == examples.n else size
     for start in range(0, examples.n, size):
         piece = examples.rows(start, min(start + size, examples.n))
         x = sources.read_rows(piece.x, np.arange(piece.n)) if piece.lazy else piece.x
-        yield (_widened(x, piece.n, width) if padded else x), piece.n
+        yield (widened(x, piece.n, width) if padded else x), piece.n
 
 
 def stream_chunks(batches: Iterator[Examples], padded: bool) -> Iterator[tuple[Any, int]]:
@@ -208,10 +211,10 @@ def stream_chunks(batches: Iterator[Examples], padded: bool) -> Iterator[tuple[A
     width = 0
     for batch in batches:
         width = max(width, batch.n)
-        yield (_widened(batch.x, batch.n, width) if padded else batch.x), batch.n
+        yield (widened(batch.x, batch.n, width) if padded else batch.x), batch.n
 
 
-def _widened(x: Any, n: int, width: int) -> Any:
+def widened(x: Any, n: int, width: int) -> Any:
     """Arrays of n rows with the last one repeated up to `width` rows."""
     if n == width:
         return x

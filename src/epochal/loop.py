@@ -458,14 +458,14 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
             parts.publish(arguments[0], kept)
         flying.append((outputs, rows))
         while len(flying) > (0 if observed else 1):
-            results.append(_fetch(*flying.popleft()))
+            results.append(fetched(*flying.popleft()))
         examples += rows
         display.progress("predict", i + 1, steps, examples, dict)
         if (i + 1) % group == 0:
             told = _tell_outputs(calls, results, told) if observed else 0
             if model.stop_predicting:
                 break
-    results += [_fetch(*outputs) for outputs in flying]
+    results += [fetched(*outputs) for outputs in flying]
     if observed:
         _tell_outputs(calls, results, told)
     display.pass_end("predict", len(results), examples)
@@ -482,6 +482,6 @@ def _tell_outputs(calls: CallbackList, results: list[Any], told: int) -> int:
     return len(results)
 
 
-def _fetch(outputs: Any, rows: int) -> Any:
-    """Copies, since on a CPU what `asarray` gives is the device's memory."""
+def fetched(outputs: Any, rows: int) -> Any:
+    """Copies on the host, since on a CPU what `asarray` gives is the device's memory."""
     return jax.tree.map(lambda a: np.asarray(a)[:rows].copy(), outputs)

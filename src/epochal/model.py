@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from epochal import loop, optimizers, saving, scope
+from epochal import calls, loop, optimizers, saving, scope
 from epochal.arguments import (
     Checked,
     check_inputs,
@@ -382,6 +382,10 @@ class Model(Layer):
         """
         training = self._training
         training.refuse_tracing("predict")
+        if verbose == 0 and not callbacks and steps is None:  # nobody looks at batches
+            outputs = calls.predicted(training, x, batch_size)
+            if outputs is not None:
+                return outputs
         first = checked_steps("steps", steps)
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         with contextlib.ExitStack() as closing:
@@ -417,19 +421,19 @@ class Model(Layer):
         Raises:
             RuntimeError, ValueError: as `fit`.
         """
-        batch = self._training.batch("train_on_batch", x, y, sample_weight, class_weight)
-        return _reported(self._training.one_batch("train", batch, reset_metrics), return_dict)
+        logs = calls.one_step(self._training, "train", (x, y, sample_weight), class_weight, reset_metrics)
+        return _reported(logs, return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, reset_metrics: bool = True, return_dict: bool = False
     ) -> Any:
         """Loss and metrics of one batch; arguments and result as of `train_on_batch`."""
-        batch = self._training.batch("test_on_batch", x, y, sample_weight)
-        return _reported(self._training.one_batch("test", batch, reset_metrics), return_dict)
+        logs = calls.one_step(self._training, "test", (x, y, sample_weight), None, reset_metrics)
+        return _reported(logs, return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's outputs for one batch, as NumPy arrays."""
-        return self.predict(x, batch_size="full", verbose=0)
+        return self.predict(x, "full", 0)
 
     def reset_metrics(self) -> None:
         """Starts the running values of `train_on_batch` and `test_on_batch` anew."""

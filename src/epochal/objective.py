@@ -248,10 +248,11 @@ class Objective:
     def read(self, tally: Tally) -> Logs:
         """The reported numbers of a tally. Waits for the device."""
         structure, shapes = self._layout
-        flat = np.asarray(tally.sums, np.float64).sum(axis=0)
+        high, low = np.asarray(tally.sums).astype(np.float64)
+        flat = high + low
         leaves, start = [], 0
         for shape in shapes:
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             leaves.append(flat[start : start + size].reshape(shape))
             start += size
         sums = dict(zip(self._packed, jax.tree.unflatten(structure, leaves), strict=True))

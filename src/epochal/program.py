@@ -58,7 +58,7 @@ class Program:
 
         Such a program leaves its arguments alive.
         """
-        return self._python or _checks_numbers()
+        return self._python or checks_numbers()
 
     def ready(self, *arguments: Any) -> bool:
         """Whether calling with these arguments compiles nothing."""
@@ -92,9 +92,9 @@ def _calls_python(jaxpr: Any) -> bool:
 
 def _signature(arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(a), a.dtype) for a in leaves), _checks_numbers()
+    return structure, tuple((np.shape(a), a.dtype) for a in leaves), checks_numbers()
 
 
-def _checks_numbers() -> bool:
+def checks_numbers() -> bool:
     """Whether JAX looks for NaN in all results; it donates no arguments then."""
     return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]

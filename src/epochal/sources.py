@@ -165,6 +165,21 @@ def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str
     return Examples(parts["x"], parts["y"], weight, n)
 
 
+def plain_arrays(tree: Tree, name: str) -> tuple[list[Any], Any] | None:
+    """The arrays of a list, tuple or dict as `as_examples` makes them, and its structure; None for anything else.
+
+    One array, or None, counts as a structure too.
+    """
+    parts = list(tree.values() if type(tree) is dict else tree) if type(tree) in (list, tuple, dict) else [tree]
+    for part in parts:
+        if part is None:
+            continue
+        if not (type(part) is np.ndarray or isinstance(part, jax.Array)) or part.ndim == 0:
+            return None
+    leaves, structure = jax.tree.flatten(_arrays(tree, name))
+    return list(map(_finite, leaves)) if name == "sample_weight" else leaves, structure
+
+
 def _finite(weights: Any) -> Any:
     """Sample weights as float32. A single one that is no number would make the model's weights so."""
     if isinstance(weights, Lazy):
@@ -261,7 +276,12 @@ def _holds_arrays(items: list | tuple) -> bool:
     return bool(arrays) and all(hasattr(a, "shape") and len(a.shape) > 0 for a in arrays)
 
 
+_KEPT = frozenset(map(np.dtype, ("float32", "int32", "int16", "int8", "uint16", "uint8", "bool")))  # types, as they are
+
+
 def _array(value: Any, name: str) -> Any:
+    if type(value) is np.ndarray and value.dtype in _KEPT and value.ndim:
+        return value
     if is_lazy(value):
         return Lazy(value)
     if isinstance(value, jax.Array):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -161,21 +162,18 @@ def name_places(module: nnx.Module, place: str = "model") -> None:
             name_places(child, f"{place}/{i}")
 
 
-def parts_of(module: nnx.Module) -> list[Any]:
-    """Every object that `module` and all modules in it hold as attributes, or in lists, tuples and dicts there.
+def parts_of(module: nnx.Module) -> list[tuple[Any, list[Any]]]:
+    """Every holder in a module, with the objects it holds: attributes of modules, lists, tuples and dicts.
 
-    As long as these are the same objects, nothing about the module's structure has changed: values of variables may.
+    As long as they hold the same objects, nothing about the module's structure has changed: values of variables may.
     """
-    found: list[Any] = []
-    waiting: list[Any] = [module]
+    found: list[tuple[Any, list[Any]]] = []
+    waiting: list[Any] = [vars(module)]
     seen = {id(module)}
     while waiting:
         holder = waiting.pop()
-        if isinstance(holder, list | tuple):
-            values: list[Any] = list(holder)
-        else:
-            values = list((holder if isinstance(holder, dict) else vars(holder)).values())
-        found += values
+        values = list(holder.values() if isinstance(holder, dict) else holder)
+        found.append((holder, values))
         for value in values:
             kind = type(value)
             if kind in _leaf_types:
@@ -183,10 +181,19 @@ def parts_of(module: nnx.Module) -> list[Any]:
             if isinstance(value, list | tuple | dict | nnx.Module):
                 if id(value) not in seen:
                     seen.add(id(value))
-                    waiting.append(value)
+                    waiting.append(vars(value) if isinstance(value, nnx.Module) else value)
             else:
                 _leaf_types.add(kind)
     return found
+
+
+def unchanged(found: list[tuple[Any, list[Any]]]) -> bool:
+    """Whether all holders that `parts_of` has found hold the same objects still."""
+    for holder, values in found:
+        now = holder.values() if isinstance(holder, dict) else holder
+        if len(holder) != len(values) or not all(map(operator.is_, now, values)):
+            return False
+    return True
 
 
 _leaf_types: set[type] = set()  # types whose objects `parts_of` need not look into

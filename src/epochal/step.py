@@ -71,8 +71,8 @@ class Steps:
         assert self.objective is not None
         return self.objective if self.custom.step is None else self.means
 
-    def tally(self, block: Block, state: TrainState) -> Tally:
-        """The tally before any training batch of blocks like this."""
+    def tally(self, block: Block, state_now: Callable[[], TrainState]) -> Tally:
+        """The tally before any training batch of blocks like this; `state_now` gives the current state."""
         assert self.objective is not None
         custom = self.custom.step
         if custom is not None and not self.means.labels:  # known by the names of what the step logs
@@ -82,6 +82,7 @@ class Steps:
                 with scope.calling(self.call(batch, jax.random.key(0))):
                     return custom(state, batch)[1]
 
+            state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
         return self.train_report.start._replace(skips=self.record())
@@ -296,7 +297,7 @@ class TrainRunner:
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
-        return self.steps.tally(block, self.state())
+        return self.steps.tally(block, self.state)
 
     def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
         """A tally from its arrays and the names of its values, behind so many batches."""
@@ -304,6 +305,8 @@ class TrainRunner:
             self.steps.means = Means({label: np.zeros(()) for label in labels})
         arrays = [jnp.array(leaf) for leaf in leaves]
         structure = jax.tree.structure(self.steps.train_report.start)
+        if len(arrays) < structure.num_leaves:
+            raise TypeError(f"expected {structure.num_leaves} arrays of metrics so far, got {len(arrays)}")
         tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
         record = self.steps.record(steps)  # what is done about such updates may have changed
         return tally._replace(skips=Record(*noted) if record is not None and noted else record)

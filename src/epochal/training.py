@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 from epochal import loop, scope, sources
 from epochal.arguments import (
@@ -27,7 +27,6 @@ from epochal.arguments import (
     with_class_weight,
 )
 from epochal.callbacks.backup import BackupAndRestore
-from epochal.callbacks.base import Logs
 from epochal.callbacks.files import ModelCheckpoint
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
@@ -41,11 +40,13 @@ from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.optimizers.scaling import scaled
 from epochal.random import next_seed
-from epochal.resume import Backup, Run, Saved, Snapshots
+from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
-from epochal.state import Parts, TrainState, parts_of
-from epochal.step import Steps, TestRunner, TrainRunner, as_list
+from epochal.state import Parts, TrainState, parts_of, unchanged
+from epochal.step import Steps, as_list
 from epochal.streams import Stream, Workforce, as_stream, is_stream, lazy_batches, made
+
+_NO_TRACE = get_opaque_trace_state(convention="nnx")
 
 
 class Training:
@@ -77,11 +78,12 @@ class Training:
         self._outputs: Any = None  # shape and type of what the model returns for `inputs`; None when not known
         self._sample: Any = None  # inputs that shapes are found with where steps run as plain Python
         self._parts: Parts | None = None
-        self._found: list[Any] = []  # what the model consisted of when it was taken apart
+        self._found: list[tuple[Any, list[Any]]] = []  # what the model consisted of when it was taken apart
         self.programs: dict[Any, Steps] = {}
         self.running: dict[str, tuple[Tally, Any]] = {}  # of train_on_batch and test_on_batch, with the pivot
+        self.known: dict[Any, Any] = {}  # see `calls`: what was found at the first call with arrays of some shapes
         self._seed, self._batches = next_seed(), 0  # what train_on_batch draws masks by
-        self._current: Steps | None = None  # what `steps` returned last
+        self.current: Steps | None = None  # what runs
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
     def compile(
@@ -92,7 +94,7 @@ class Training:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
         self.eager, self.steps_per_execution, self.on_nonfinite = eager, steps_per_execution, on_nonfinite
-        self.programs, self.running = {}, {}
+        self.programs, self.running, self.known = {}, {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
         """Notes what the model was built for."""
@@ -109,6 +111,8 @@ class Training:
 
     def refuse_tracing(self, method: str) -> None:
         """Raises RuntimeError inside someone's `jit`, where nothing can be trained."""
+        if get_opaque_trace_state(convention="nnx") == _NO_TRACE:  # for certain, and in no time
+            return
         if isinstance(jax.device_put(np.float32(0)), Tracer):  # compiles nothing, as an addition would
             raise RuntimeError(
                 f"{method}() was called while JAX is tracing. Call it outside of jit, grad and the like."
@@ -183,7 +187,7 @@ class Training:
                 )
         stream, first = self._opened(x, method, way, closing)
         data = Data(self, self.aligned(first), stream=stream, class_weight=class_weight)
-        self._fix_batch_size(first.n, first.n)
+        self.fix_batch_size(first.n, first.n)
         self.weighted(data.first, class_weight)  # refused before anything is trained
         return data
 
@@ -193,21 +197,14 @@ class Training:
         if not is_stream(x):
             examples = self.matched(sources.as_examples(x, method="predict"))
             size = checked_batch_size(way.batch_size, examples.n)
-            self._fix_batch_size(size, examples.n)
+            self.fix_batch_size(size, examples.n)
             return Data(self, examples, way=replace(way, batch_size=size))
         if way.batch_size is not None:
             raise ValueError(f"predict() got batch_size beside a {type(x).__name__}: expected None.")
         stream, first = self._opened(x, "predict", way, closing)
         data = Data(self, self.matched(first), stream=stream)
-        self._fix_batch_size(first.n, first.n)
+        self.fix_batch_size(first.n, first.n)
         return data
-
-    def batch(self, method: str, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Examples:
-        """One batch for `train_on_batch` and the like."""
-        self.ready_to(method)
-        examples = self.aligned(sources.as_examples(x, y, sample_weight, method=method).read())
-        self._fix_batch_size(examples.n, examples.n)
-        return self.weighted(examples, class_weight)
 
     def _opened(self, x: Any, method: str, way: Way, closing: ExitStack) -> tuple[Stream, Examples]:
         stream = as_stream(
@@ -229,14 +226,14 @@ class Training:
     def _of_arrays(self, examples: Examples, way: Way, class_weight: Any = None) -> Data:
         examples = self.aligned(examples)
         size = checked_batch_size(way.batch_size, examples.n)
-        self._fix_batch_size(size, examples.n)
+        self.fix_batch_size(size, examples.n)
         way = replace(way, batch_size=size)
         if examples.lazy:
             stream = lazy_batches(examples, size, way.shuffle, way.seed, way.limit, way.again)
             return Data(self, examples, way=way, stream=stream, class_weight=class_weight)
         return Data(self, self.weighted(examples, class_weight), way=way)
 
-    def _fix_batch_size(self, batch_size: int, n: int) -> None:
+    def fix_batch_size(self, batch_size: int, n: int) -> None:
         """A stateful model learns of how many examples a batch is; n, those of all batches, must be a multiple."""
         if n % batch_size and self.model.stateful_layers():
             raise ValueError(
@@ -280,15 +277,14 @@ class Training:
 
     def parts(self) -> Parts:
         """The model taken apart; programs made for another structure are thrown away."""
-        found = parts_of(self.model)
-        if self._parts is not None and len(found) == len(self._found) and all(map(operator.is_, found, self._found)):
+        if self._parts is not None and unchanged(self._found):
             return self._parts
         draw_weights(t.variable for t in tracked(self.model))
         parts = Parts(self.model)
         if self._parts is not None and parts.same_program(self._parts):
             self._parts.nodes = parts.nodes  # should a variable have been replaced by another of its kind
         else:
-            self._parts, self._outputs, self.programs = parts, None, {}
+            self._parts, self._outputs, self.programs, self.known = parts, None, {}, {}
         self._found = parts_of(self.model)
         return self._parts
 
@@ -309,7 +305,7 @@ class Training:
             self.programs[key] = Steps(
                 parts, objective, self.optimizer, outputs_of, self.eager, custom, self.on_nonfinite
             )
-        self._current = self.programs[key]
+        self.current = self.programs[key]
         return self.programs[key]
 
     def default_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -353,9 +349,9 @@ class Training:
         return self.programs[key]
 
     def _running(self) -> Steps:
-        if self._current is None:
+        if self.current is None:
             raise RuntimeError("train_step() is called by fit() and train_on_batch(), not by hand.")
-        return self._current
+        return self.current
 
     def start_optimizer(self, parts: Parts) -> None:
         """Gives the optimizer a state for the arrays that train now; one it already has for them is kept."""
@@ -392,27 +388,10 @@ class Training:
             return None
         return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
 
-    def one_batch(self, kind: str, examples: Examples, alone: bool) -> Logs:
-        """Trains or tests with all examples as one batch; values of it alone, or running ones."""
-        assert self.recipe is not None
-        steps = self.steps(examples, self.recipe)
-        check_labels(steps, examples)
-        if kind == "train":
-            self.start_optimizer(steps.parts)
-        tally, pivot = (None, None) if alone else self.running.get(kind, (None, None))
-        feed = ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True, pivot=pivot)
-        ((block, _, _),) = feed.epoch(0)
+    def next_draw(self) -> tuple[int, int]:
+        """What the next call of `train_on_batch` draws masks by."""
         self._batches += 1
-        runner = (
-            TrainRunner(steps, False, self._seed, self._batches) if kind == "train" else TestRunner(steps, padded=False)
-        )
-        tally = runner.start(block) if tally is None else tally
-        executable = runner.program.executable(*runner.arguments(block, tally))
-        tally = runner.run(executable, block, tally, 0, 1)
-        fresh = None if tally.skips is None else steps.record()  # every call tells of its own batch
-        self.running[kind] = (tally._replace(skips=fresh), block.pivot)
-        loop.LeftOut(steps, feed, None).end(tally)
-        return runner.read(tally)
+        return self._seed, self._batches
 
     def session(self, steps: Steps, callbacks: list[Any], display: Any, params: dict[str, Any]) -> loop.Session:
         """A new session."""
@@ -484,6 +463,9 @@ class Keeping:
                 raise ValueError(
                     f"Expected checkpoints of a run in resume_from={str(resume_from)!r}{early}, found none."
                 )
+
+        if self._checkpoint is not None:
+            check_kept(self._checkpoint)
 
     @property
     def active(self) -> bool:

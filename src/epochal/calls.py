@@ -1,0 +1,186 @@
+"""One batch at a time: `train_on_batch`, `test_on_batch` and predictions of a single batch.
+
+Everything but the values is checked at the first call with arrays of these shapes, and remembered: later calls take
+little more time than the compiled program does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from epochal import loop
+from epochal.arguments import check_labels, checked_batch_size, predict_width, widened
+from epochal.callbacks.base import Logs
+from epochal.feed import ArrayFeed, Block
+from epochal.program import Executable, checks_numbers
+from epochal.sources import Examples, as_examples, plain_arrays
+from epochal.state import Parts
+from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.training import Training
+
+
+@dataclass
+class Prediction:
+    """What is known of predictions for arrays of these shapes.
+
+    Attributes:
+        parts: the model, taken apart; known things hold as long as it is the same object.
+        executable: computes the outputs.
+        structure: in which the model takes its inputs.
+        width: how many rows the program takes.
+    """
+
+    parts: Parts
+    executable: Executable
+    structure: Any
+    width: int
+
+
+@dataclass
+class Step:
+    """What is known of training or testing with a batch of arrays of these shapes.
+
+    Attributes:
+        parts: as of a `Prediction`.
+        steps: the programs.
+        structure: of the aligned x, y and weights.
+        block: what the program takes, with the first batch's arrays.
+        executable: the program; None before its first use.
+    """
+
+    parts: Parts
+    steps: Steps
+    structure: Any
+    block: Block
+    executable: Executable | None = None
+
+
+def predicted(training: Training, x: Any, batch_size: Any) -> Any:
+    """The model's outputs for all rows of x as one batch; None where they have to be had in another way.
+
+    That is: x is no arrays or has more rows than a batch, steps run as plain Python, or the model has states.
+    """
+    training.refuse_tracing("predict")
+    plain = None if training.eager else plain_arrays(x, "x")
+    if plain is None or not plain[0]:
+        return None
+    leaves, structure = plain
+    n = leaves[0].shape[0]
+    if checked_batch_size(batch_size, max(n, 1)) < n:
+        return None
+    key = ("predict", structure, _shapes(leaves), checks_numbers())
+    known = training.known.get(key)
+    if known is None or known.parts is not training.parts():
+        known = _prediction(training, jax.tree.unflatten(structure, leaves), leaves)
+        if known is None:
+            return None
+        training.known[key] = known
+    inputs = jax.tree.unflatten(known.structure, leaves)
+    outputs, _ = known.executable(*known.parts.collect(), widened(inputs, n, known.width))
+    return loop.fetched(outputs, n)
+
+
+def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | None:
+    """What is to be remembered of the first call; None as of `predicted`."""
+    examples = training.matched(as_examples(x, method="predict"))
+    inputs, n = examples.x, examples.n
+    programs = training.predict_steps()
+    parts = programs.parts
+    found, structure = jax.tree.flatten(inputs)
+    if parts.stateful or not _same_objects(found, leaves):
+        return None
+    width = predict_width(n) if parts.row_independent else n
+    executable = programs.program("predict", padded=False).executable(*parts.collect(), widened(inputs, n, width))
+    return Prediction(parts, executable, structure, width)
+
+
+def one_step(training: Training, kind: str, given: tuple, class_weight: Any, alone: bool) -> Logs:
+    """Trains or tests with all examples as one batch; values of it alone, or running ones.
+
+    Args:
+        training: of the model.
+        kind: "train" or "test".
+        given: x, y and sample_weight.
+        class_weight: as `fit` takes it.
+        alone: whether the batch's own values are wanted.
+    """
+    training.ready_to(f"{kind}_on_batch")
+    plain = None if training.eager or class_weight is not None else _plain(given)
+    if plain is None:
+        return _run(training, kind, *_first(training, kind, given, class_weight), alone)
+    leaves, structure = plain
+    assert training.optimizer is not None
+    key = (kind, structure, _shapes(leaves), training.optimizer.revision, checks_numbers())
+    known = training.known.get(key)
+    if known is None or known.parts is not training.parts():
+        known, examples = _first(training, kind, jax.tree.unflatten(structure, leaves), None)
+        if _same_objects(jax.tree.leaves((examples.x, examples.y, examples.weight)), leaves):
+            training.known[key] = known
+    else:
+        examples = Examples(*jax.tree.unflatten(known.structure, leaves), n=leaves[0].shape[0])
+    return _run(training, kind, known, examples, alone)
+
+
+def _first(training: Training, kind: str, given: tuple, class_weight: Any) -> tuple[Step, Examples]:
+    """What is to be remembered of the first call, and its examples in the model's form.
+
+    Raises:
+        RuntimeError, ValueError: as `fit`.
+    """
+    recipe, method = training.ready_to(f"{kind}_on_batch"), f"{kind}_on_batch"
+    examples = training.aligned(as_examples(*given, method=method).read())
+    training.fix_batch_size(examples.n, examples.n)
+    examples = training.weighted(examples, class_weight)
+    steps = training.steps(examples, recipe)
+    ((block, _, _),) = _feed(examples).epoch(0)
+    return Step(steps.parts, steps, jax.tree.structure((examples.x, examples.y, examples.weight)), block), examples
+
+
+def _run(training: Training, kind: str, known: Step, examples: Examples, alone: bool) -> Logs:
+    steps = training.current = known.steps
+    check_labels(steps, examples)
+    if kind == "train":
+        training.start_optimizer(steps.parts)
+    tally, pivot = (None, None) if alone else training.running.get(kind, (None, None))
+    if pivot is None:  # a copy: running values need it when the user's array holds other numbers
+        pivot = jax.tree.map(lambda a: np.array(a[:1]), examples.y)
+    block = known.block._replace(data=(examples.x, examples.y, examples.weight), pivot=pivot)
+    runner = TrainRunner(steps, False, *training.next_draw()) if kind == "train" else TestRunner(steps, padded=False)
+    tally = runner.start(block) if tally is None else tally
+    if known.executable is None:
+        known.executable = runner.program.executable(*runner.arguments(block, tally))
+    interrupts = loop.Interrupts()
+    with interrupts.heard():
+        tally = interrupts.whole(runner.run, known.executable, block, tally, 0, 1)
+    fresh = None
+    if tally.skips is not None:
+        fresh = steps.record()  # every call tells of its own batch
+        loop.LeftOut(steps, _feed(examples), None).end(tally)
+    training.running[kind] = (tally._replace(skips=fresh), pivot)
+    return runner.read(tally)
+
+
+def _feed(examples: Examples) -> ArrayFeed:
+    return ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True)
+
+
+def _plain(given: tuple) -> tuple[list[Any], Any] | None:
+    """The arrays of x, y and sample_weight as `as_examples` makes them, where these are nothing but arrays."""
+    x, y, weight = given
+    parts = plain_arrays(x, "x"), plain_arrays(y, "y"), plain_arrays(weight, "sample_weight")
+    if parts[0] is None or parts[1] is None or parts[2] is None or not parts[0][0]:
+        return None
+    return [*parts[0][0], *parts[1][0], *parts[2][0]], jax.tree.structure(given)
+
+
+def _shapes(leaves: list[Any]) -> tuple:
+    return tuple([(a.shape, a.dtype) for a in leaves])
+
+
+def _same_objects(found: list[Any], leaves: list[Any]) -> bool:
+    """Whether nothing was done to the arrays but to put them in another structure."""
+    return len(found) == len(leaves) and all(a is b for a, b in zip(found, leaves, strict=True))
