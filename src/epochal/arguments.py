@@ -10,6 +10,7 @@ import numpy as np
 
 from epochal import losses, sources
 from epochal.losses.shapes import kind_by_shape
+from epochal.optimizers import scale_learning_rate
 from epochal.sources import Examples
 from epochal.step import Steps
 
@@ -55,6 +56,15 @@ def checked_batch_size(given: Any, n: int, name: str = "batch_size") -> int:
     return min(int(given), n)
 
 
+def checked_micro_batch_size(given: Any) -> int | str | None:
+    """Raises ValueError for anything but "auto", None and an int >= 1, which is returned."""
+    if given is None or given == "auto":
+        return given
+    if not is_count(given):
+        raise ValueError(f'Expected micro_batch_size to be "auto", None or an int >= 1, got {given!r}.')
+    return int(given)
+
+
 def checked_steps(name: str, given: Any, endless: bool = False) -> int | None:
     """A number of batches: None, an int >= 1, or -1 when `endless`.
 
@@ -76,6 +86,11 @@ def checked_epochs(initial_epoch: Any, epochs: Any) -> range:
 def check_shuffle(shuffle: Any) -> None:
     if not isinstance(shuffle, bool | np.bool_) and shuffle != "batch":
         raise ValueError(f'Expected shuffle to be True, False or "batch", got {shuffle!r}.')
+
+
+def check_scaling(lr_scaling: Any) -> None:
+    if lr_scaling is not None:
+        scale_learning_rate(lr_scaling, DEFAULT_BATCH_SIZE, DEFAULT_BATCH_SIZE)
 
 
 def check_view(view_metrics: Any) -> None:

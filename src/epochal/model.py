@@ -19,10 +19,12 @@ from epochal import calls, loop, optimizers, saving, scope
 from epochal.arguments import (
     Checked,
     check_inputs,
+    check_scaling,
     check_shuffle,
     check_view,
     checked_batch_size,
     checked_epochs,
+    checked_micro_batch_size,
     checked_steps,
     fits_declared,
     is_count,
@@ -127,6 +129,7 @@ class Model(Layer):
         jit_compile: Checked = True,
         auto_scale_loss: bool = True,
         on_nonfinite: Checked = "ignore",
+        micro_batch_size: Checked = "auto",
         dtype: Checked = None,
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
@@ -150,12 +153,18 @@ class Model(Layer):
                 epoch with nothing else in it has the loss NaN. "raise" ends training with a `NonFiniteError` that
                 names the same, at most one execution late; the model has the weights from before that update. With a
                 `train_step` of one's own, what it logs and the weights it leaves must be finite.
+            micro_batch_size: examples that are run at once. A batch of more is cut into pieces as equal as may be, and
+                their gradients are added up before the one update: the result is that of the whole batch, in the memory
+                of a piece. "auto" cuts where the memory does not suffice for the whole, and says so; None never cuts,
+                and refuses such a batch. BatchNormalization takes its statistics over a piece, with a warning. Losses
+                that are one number for the whole batch, a `compute_loss` or `train_step` of one's own, and stateful
+                layers cannot be cut. What `add_loss` adds is taken for a mean over examples.
             dtype: a policy for all layers that were made without one, such as "mixed_bfloat16"; None leaves them as
                 they are. Losses and metrics are computed in float32 in any case.
 
         Raises:
-            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile` or
-                `on_nonfinite`.
+            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile`,
+                `on_nonfinite` or `micro_batch_size`.
         """
         recipe = Recipe(loss, metrics, loss_weights, weighted_metrics)
         recipe.check_names()
@@ -165,10 +174,11 @@ class Model(Layer):
             raise ValueError(f'Expected steps_per_execution to be "auto" or an int >= 1, got {steps_per_execution!r}.')
         if on_nonfinite not in WAYS:
             raise ValueError(f'Expected on_nonfinite to be "ignore", "skip" or "raise", got {on_nonfinite!r}.')
+        eager = bool(run_eagerly) or not jit_compile
+        asked = steps_per_execution, on_nonfinite, checked_micro_batch_size(micro_batch_size)
         if dtype is not None:
             set_policy(self, dtype)
-        eager = bool(run_eagerly) or not jit_compile
-        self._training.compile(recipe, optimizers.get(optimizer), eager, steps_per_execution, on_nonfinite)
+        self._training.compile(recipe, optimizers.get(optimizer), eager, *asked)
 
     @property
     def compiled(self) -> bool:
@@ -219,6 +229,7 @@ class Model(Layer):
         use_multiprocessing: Checked = None,
         view_metrics: Checked = False,
         resume_from: str | Path | None = None,
+        lr_scaling: Checked = None,
     ) -> History:
         """Trains the model.
 
@@ -252,6 +263,8 @@ class Model(Layer):
             resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote, or path of a model that
                 `callbacks.ModelCheckpoint(…, save_state=True)` wrote: go on from the newest of them, exactly where it
                 was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
+            lr_scaling: a rule of `epochal.scale_learning_rate` by which the learning rate, taken to be right for
+                batches of 32, is changed for this fit's batch size; behind the fit it is what it was. None does not.
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch.
@@ -268,6 +281,7 @@ class Model(Layer):
         check_shuffle(shuffle)
         check_view(view_metrics)
         due = validation_due(validation_freq)
+        check_scaling(lr_scaling)
         checked_batch_size(validation_batch_size, 1, "validation_batch_size")
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
@@ -281,6 +295,7 @@ class Model(Layer):
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
+            said = training.scale_rate(lr_scaling, data.batch_size, closing)
             steps = training.steps(data.first, recipe)
             feed = data.feed(steps)
             with naming("validation_data"):
@@ -290,6 +305,9 @@ class Model(Layer):
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
             session.history, session.until = history, training.until
+            session.callbacks.set_run(steps, feed)
+            if said:
+                session.display.note(said)
             keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 

@@ -17,6 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from epochal import loop, scope, sources
 from epochal.arguments import (
+    DEFAULT_BATCH_SIZE,
     array_chunks,
     check_labels,
     checked_batch_size,
@@ -37,6 +38,7 @@ from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
+from epochal.optimizers.scaling import scaled
 from epochal.random import next_seed
 from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
@@ -55,7 +57,7 @@ class Training:
         optimizer: the optimizer; None before `compile`.
         eager: whether steps run as plain Python.
         steps_per_execution: "auto" or a number.
-        on_nonfinite: as `compile` takes it.
+        on_nonfinite, micro_batch_size: as `compile` takes them.
         history: of the last fit.
         stop: the flags that hooks set.
         inputs: shape and type of a batch, as the model was built; None before.
@@ -69,6 +71,7 @@ class Training:
         self.eager = False
         self.steps_per_execution: int | str = "auto"
         self.on_nonfinite = "ignore"
+        self.micro_batch_size: int | str | None = "auto"
         self.history: History | None = None
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
@@ -85,13 +88,20 @@ class Training:
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
     def compile(
-        self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str, on_nonfinite: str
+        self,
+        recipe: Recipe,
+        optimizer: Optimizer,
+        eager: bool,
+        steps_per_execution: int | str,
+        on_nonfinite: str,
+        micro_batch_size: int | str | None,
     ) -> None:
         """Takes a new recipe; the programs of the old one are dropped."""
         if optimizer is not self.optimizer:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
         self.eager, self.steps_per_execution, self.on_nonfinite = eager, steps_per_execution, on_nonfinite
+        self.micro_batch_size = micro_batch_size
         self.programs, self.running, self.known = {}, {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
@@ -300,9 +310,8 @@ class Training:
             outputs = [Output(*row) for row in zip(names, *shapes, strict=True)]
             objective = Objective(recipe, outputs, traced=not self.eager)
             custom, outputs_of = self.model.custom_steps(), lambda p: as_list(p, names)
-            self.programs[key] = Steps(
-                parts, objective, self.optimizer, outputs_of, self.eager, custom, self.on_nonfinite
-            )
+            asked = self.on_nonfinite, self.micro_batch_size
+            self.programs[key] = Steps(parts, objective, self.optimizer, outputs_of, self.eager, custom, *asked)
         self.current = self.programs[key]
         return self.programs[key]
 
@@ -368,6 +377,23 @@ class Training:
         else:  # layers were frozen or thawed: what is kept for the others stays
             optimizer.state = optimizer.carry(optimizer.state, self._optimizer_for, params)
         self._optimizer_for = list(parts.names)
+
+    def scale_rate(self, rule: str | None, batch_size: int | None, closing: ExitStack) -> str | None:
+        """Changes the learning rate, right for batches of 32, until `closing` closes; what there is to say of it.
+
+        Raises:
+            ValueError: batches that come as they are, or an optimizer that the rule cannot be applied to.
+        """
+        if rule is None:
+            return None
+        if batch_size is None:
+            raise ValueError("lr_scaling needs a batch size: expected arrays, got batches that come as they are.")
+        optimizer = self.optimizer
+        assert optimizer is not None
+        factor = closing.enter_context(scaled(optimizer, rule, DEFAULT_BATCH_SIZE, batch_size))
+        if factor == 1:
+            return None
+        return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
 
     def next_draw(self) -> tuple[int, int]:
         """What the next call of `train_on_batch` draws masks by."""
@@ -530,9 +556,8 @@ class Data:
 
         Short batches keep their shape where code of a user's may look across the batch.
         """
-        training, objective, way = self._training, programs.objective, self._way
-        assert objective is not None
-        exact_tail = not (objective.row_independent and programs.parts.row_independent)
+        training, way = self._training, self._way
+        exact_tail = not programs.row_independent
         if self.stream is None:
             assert way is not None
             check_labels(programs, self.first)
