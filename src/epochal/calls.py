@@ -16,6 +16,7 @@ from epochal import loop
 from epochal.arguments import check_labels, checked_batch_size, predict_width, widened
 from epochal.callbacks.base import Logs
 from epochal.feed import ArrayFeed, Block
+from epochal.interrupts import Interrupts
 from epochal.program import Executable, checks_numbers
 from epochal.sources import Examples, as_examples, plain_arrays
 from epochal.state import Parts
@@ -153,7 +154,7 @@ def _run(training: Training, kind: str, known: Step, examples: Examples, alone: 
     tally = runner.start(block) if tally is None else tally
     if known.executable is None:
         known.executable = runner.program.executable(*runner.arguments(block, tally))
-    interrupts = loop.Interrupts()
+    interrupts = Interrupts()
     with interrupts.heard():
         tally = interrupts.whole(runner.run, known.executable, block, tally, 0, 1)
     fresh = None
