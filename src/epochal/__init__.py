@@ -31,6 +31,7 @@ from epochal.optimizers import Optimizer
 from epochal.regularizers import Regularizer
 from epochal.reproduce import replay
 from epochal.sequential import Sequential
+from epochal.study import batch_size_study
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "Variable",
     "activations",
     "backend",
+    "batch_size_study",
     "callbacks",
     "critical_batch",
     "gradient_noise_scale",

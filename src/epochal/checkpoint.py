@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -243,7 +244,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
     data = encode(content, arrays)
     header = {"format": FORMAT, "digest": _digest(arrays, data)}
     # The first and last bytes of the work are Orbax's: a temporary folder, renamed when all is written.
-    with _ORBAX, _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    # Not compressed: it is faster, and what a checkpoint tells of its arrays can be held against the size of its files.
+    handlers = {"data": ocp.JsonCheckpointHandler(), "arrays": ocp.PyTreeCheckpointHandler(use_compression=False)}
+    with _ORBAX, _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as writer:
         parts: dict[str, Any] = {"data": ocp.args.JsonSave({"header": header, "content": data})}
         if arrays:
             parts["arrays"] = ocp.args.PyTreeSave(arrays)
@@ -266,6 +269,7 @@ def read(path: Path) -> dict[str, Any]:
             known = header["format"] <= FORMAT
             arrays: dict[str, Any] = {}
             if known and (path / "arrays").exists():
+                _check_sizes(path / "arrays")
                 found = reader.restore(path, args=ocp.args.Composite(arrays=ocp.args.PyTreeRestore()))
                 arrays = {name: np.asarray(array) for name, array in found["arrays"].items()}
             intact = known and _digest(arrays, data) == header["digest"]
@@ -285,6 +289,20 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_sizes(folder: Path) -> None:
+    """Raises ValueError where a checkpoint tells of more arrays than its files hold: restoring takes that memory."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    told = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+    leaves = jax.tree.leaves(told, is_leaf=lambda leaf: hasattr(leaf, "storage"))
+    sizes = [(leaf.shape, leaf.storage.chunk_shape, np.dtype(leaf.dtype).itemsize) for leaf in leaves]
+    needed = sum(max(math.prod(shape), math.prod(chunk)) * size for shape, chunk, size in sizes)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if needed > there:
+        raise ValueError(f"it tells of {needed:,} bytes of arrays, and has {there:,}")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Orbax logs what it does through absl, each failure with several tracebacks; ours is the message that counts."""
@@ -302,7 +320,7 @@ def _digest(arrays: Mapping[str, np.ndarray], data: Any) -> str:
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -351,6 +369,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if kind == "array":
         return arrays[inner]
     if kind == "empty":
+        if 0 not in inner[1]:
+            raise ValueError(f"an empty array of shape {inner[1]}")
         return np.zeros(inner[1], inner[0])
     if kind == "bytes":
         return bytes.fromhex(inner)

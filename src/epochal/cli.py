@@ -1,4 +1,4 @@
-"""The command line: `epochal fit`, `epochal evaluate`, `epochal predict`.
+"""The command line: `epochal fit`, `epochal evaluate`, `epochal predict`, `epochal study`.
 
 What the user can put right ends in one sentence on stderr and exit code 2; Ctrl-C in 130. Whatever else goes wrong is a
 bug, and shows its traceback.
@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from epochal import runfolder
-from epochal.options import Evaluate, Fit, Predict
+from epochal.options import Evaluate, Fit, Predict, Study
 from epochal.report import listed, say, say_values
 from epochal.tables import InputError, Prepared, Preprocessing, Table, prepare, read_source, target_of
 
@@ -35,6 +35,7 @@ _DESCRIPTION = """Train a network on a table, look at the result, use it.
   epochal fit --resume runs/20260101-120000-houses    one that was killed or interrupted goes on where it was
   epochal evaluate runs/20260101-120000-houses new.csv
   epochal predict runs/20260101-120000-houses new.csv -o prices.csv
+  epochal study digits                          which batch size is good for what, on one page
   epochal --version
 
 Everything a fit leaves behind is in its run folder: model/, curves.png, history.csv, summary.json, log.jsonl."""
@@ -58,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"epochal {version('epochal')}")
         return 0
     try:
-        command = tyro.cli(Fit | Evaluate | Predict, prog="epochal", description=_DESCRIPTION, args=given)
+        command = tyro.cli(Fit | Evaluate | Predict | Study, prog="epochal", description=_DESCRIPTION, args=given)
         if isinstance(command, Fit):
             return fit(command, shlex.join(["epochal", *given]))
+        if isinstance(command, Study):
+            return study(command)
         evaluate(command) if isinstance(command, Evaluate) else predict(command)
     except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
         return end.code if isinstance(end.code, int) else 2
@@ -110,17 +113,7 @@ def _resume(options: Fit, folder: Path) -> int:
 
 def _run(options: Fit, command: str, folder: Path, resumed: bool) -> int:
     """Reads the data and makes the network, then trains it."""
-    table = read_source(str(options.source))
-    prepared = prepare(
-        table,
-        target=options.target,
-        task=options.task,
-        validation_split=options.validation_split,
-        seed=options.seed,
-        drop=options.drop,
-        categorical=options.categorical,
-    )
-    _say_data(table, prepared)
+    table, prepared = _prepared(options)
     network, own = _network(options, prepared)
     size = _batch_size(options.batch_size, len(prepared.x))
     _say_network(options, network, own, size, -(-len(prepared.x) // size))
@@ -137,6 +130,22 @@ def _run(options: Fit, command: str, folder: Path, resumed: bool) -> int:
             if not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def _prepared(options: Fit | Study) -> tuple[Table, Prepared]:
+    """The source's table, and what becomes of it; says what was understood."""
+    table = read_source(str(options.source))
+    prepared = prepare(
+        table,
+        target=options.target,
+        task=options.task,
+        validation_split=options.validation_split,
+        seed=options.seed,
+        drop=options.drop,
+        categorical=options.categorical,
+    )
+    _say_data(table, prepared)
+    return table, prepared
 
 
 def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prepared, network: Any, size: int) -> int:
@@ -307,6 +316,24 @@ def _batch_size(given: int | str, n: int) -> int:
 def _versions() -> dict[str, str]:
     packages = ("epochal", "jax", "flax", "optax", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+# -- study
+
+
+def study(options: Study) -> int:
+    """Compares batch sizes as the options say; 0, or 130 after Ctrl-C."""
+    from epochal import studying
+
+    studying.check(options)
+    _, prepared = _prepared(options)
+    try:
+        studying.run(options, prepared)
+    except KeyboardInterrupt:
+        print()
+        say("stopped", "interrupted; the same command goes on with the fits that are missing")
+        return 130
+    return 0
 
 
 # -- evaluate and predict

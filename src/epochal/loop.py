@@ -414,7 +414,7 @@ class LeftOut:
         self.check(tally)
         if tally.skips is None or not tally.skips.count:
             return 0
-        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 4)
+        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 5)
         return int(tally.skips.count)
 
     def _told(self, tally: Tally) -> tuple[str, First]:

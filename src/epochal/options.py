@@ -59,6 +59,58 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Which batch size is good for what: trains with several, and writes a page that compares them.
+
+    Every size gets its own learning rate, and is read after the same number of epochs and after the same number of
+    updates. Run the same command again to go on with a study that was broken off.
+
+    For example:
+      epochal study digits
+      epochal study houses.csv --target price --batch-sizes 8 64 full --seeds 2
+      epochal study digits --reach 0.97 --learning-rates sqrt
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column to predict, as for fit."""
+    task: Literal["classification", "regression"] | None = None
+    """What to learn, as for fit."""
+    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column to leave out; may be given several times."""
+    categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column whose numbers are names; may be given several times."""
+    batch_sizes: Annotated[tuple[int | Literal["full"], ...], tyro.conf.arg(metavar="N|full …")] = (
+        *(1, 8, 32, 64, 128, 256),
+        "full",
+    )
+    """Rows per update, one after the other; "full" is all of them."""
+    epochs: int | None = None
+    """First budget, in passes over the training rows. Default: as many as see 60,000 rows, but 2 to 40."""
+    updates: int | None = None
+    """Second budget. Default: as many as see 3,000,000 rows in full batches, but 100 to 2,000."""
+    reach: Annotated[float | None, tyro.conf.arg(metavar="VALUE")] = None
+    """Validation accuracy (or mean absolute error) the way to which is timed. Default: one that most sizes reach."""
+    seeds: int = 3
+    """Fits per batch size, each with other first weights and another order of the rows."""
+    learning_rates: Literal["tune", "linear", "sqrt", "fixed"] = "tune"
+    """Tuned for every size, or --learning-rate (for batches of 32) scaled by a rule."""
+    validation_split: float = 0.2
+    """Part of the rows that is held out to validate on."""
+    learning_rate: float = 1e-3
+    """Of Adam, where the search begins. A --model that is compiled keeps its own."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:function")] = None
+    """A function that returns an epochal.Model, as for fit."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of the study. Default: studies/<source>."""
+    seed: int = 0
+    """Decides the split."""
+    verbose: Literal[0, 1] = 1
+    """Progress: 0 none, 1 tells of every fit and how long the rest will take."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Loss and metrics of a trained model on a table.
 

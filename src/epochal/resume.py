@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
@@ -120,17 +122,24 @@ class Run:
 
     def check(self, saved: Checkpoint) -> None:
         """Raises ValueError where the run is not the one that was kept; warns where only its bits may differ."""
+        content = saved.content
         for what, now in self._identity().items():
-            before = saved.content[what]
+            before = content[what]
             if _plain(before) != _plain(now):
                 raise ValueError(
                     f"The run in {saved.path.parent} cannot go on, its {what} differ: {_difference(before, now)}. "
                     "Go on with what it was begun with, or delete the folder to start again."
                 )
+        params, buffers = self.steps.parts.collect()
+        arrays = {"params": params, "buffers": buffers, "optimizer": jax.tree.leaves(self._optimizer.state)}
+        for name, now in arrays.items():
+            if [_described(a) for a in content[name]] != [_described(_data(a)) for a in now]:
+                raise ValueError(f"Checkpoint {saved.path} is damaged: its {name} are not of the shapes that it tells.")
+        here = environment()
         changed = [
-            f"{name} {before} → {environment()[name]}"
-            for name, before in saved.content["environment"].items()
-            if before != environment()[name]
+            f"{name} {before} → {here.get(name)}"
+            for name, before in content["environment"].items()
+            if before != here.get(name)
         ]
         if changed:
             warnings.warn(
@@ -173,20 +182,32 @@ class Saved:
     """
 
     def __init__(self, run: Run, checkpoint: Checkpoint):
-        run.check(checkpoint)
-        self._run, self._content = run, checkpoint.content
+        with _usable(checkpoint):
+            run.check(checkpoint)
+        self._run, self._checkpoint, self._content = run, checkpoint, checkpoint.content
         content, tally = checkpoint.content, None
         if content["tally"] is not None:
-            tally = TrainRunner(run.steps, False, 0, 0).restored(content["tally"], content["labels"], content["batch"])
+            runner = TrainRunner(run.steps, False, 0, 0)
+            with _usable(checkpoint):
+                tally = self._tally(runner)
         kept: dict[str, Any] = {f.name: content[f.name] for f in fields(Mark)}
         self.mark = Mark(**{**kept, "tally": tally})
         self.stop: bool = checkpoint.content["stop"]
 
+    def _tally(self, runner: TrainRunner) -> Tally:
+        found, steps = self._content["tally"], self._run.steps
+        tally = runner.restored(found, self._content["labels"], self._content["batch"])
+        start = jax.tree.leaves(steps.train_report.start)
+        if not steps.eager and [np.shape(a) for a in found[: len(start)]] != [np.shape(a) for a in start]:
+            raise TypeError("the metrics so far are not those of this run")
+        return tally
+
     def seek(self) -> None:
         """Takes the data to where it was."""
-        self._run.feed.seek(self._content["place"])
-        if self._run.held is not None:
-            self._run.held.seek(self._content["held"])
+        with _usable(self._checkpoint):
+            self._run.feed.seek(self._content["place"])
+            if self._run.held is not None:
+                self._run.held.seek(self._content["held"])
 
     def put_back(self) -> None:
         """Makes everything but the data what it was."""
@@ -295,13 +316,51 @@ def environment() -> dict[str, Any]:
     }
 
 
+# What a checkpoint of a run holds besides what must be the same for it to go on, and of what kind it is.
+_KEPT: dict[str, Any] = {
+    **dict.fromkeys(("seed", "epoch", "batch"), int),
+    **dict.fromkeys(("within", "trained", "stop"), bool),
+    **dict.fromkeys(("environment", "place"), dict),
+    **dict.fromkeys(("params", "buffers", "optimizer", "callbacks", "labels"), list),
+    **dict.fromkeys(("tally",), list | None),
+    **dict.fromkeys(("logs", "held"), dict | None),
+    **dict.fromkeys(("seed_state", "learning_rate"), object),
+}
+
+
+def check_kept(checkpoint: Checkpoint) -> None:
+    """Raises ValueError where a checkpoint can be read, but is none of a run."""
+    kept = checkpoint.content
+    identity = ("weights", "other arrays of the model", "optimizer's state", "order of the data", "training data")
+    lacking = [name for name in (*identity, "validation data") if name not in kept]
+    lacking += [name for name, kind in _KEPT.items() if name not in kept or not isinstance(kept[name], kind)]
+    if lacking:
+        raise ValueError(
+            f"Checkpoint {checkpoint.path} holds no run of this epochal: {', '.join(map(repr, lacking))} is not in it, "
+            "or of another kind. Go on from another folder, or delete this one to start again."
+        )
+
+
+@contextlib.contextmanager
+def _usable(checkpoint: Checkpoint) -> Iterator[None]:
+    """What is wrong inside a checkpoint that fits from outside is said as a ValueError about it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"Checkpoint {checkpoint.path} cannot be used: {type(error).__name__}: {error}") from error
+
+
+def _data(array: Any) -> Any:
+    return jax.random.key_data(array) if _is_key(array) else array
+
+
 def _is_key(array: Any) -> bool:
     return isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _host(array: Any) -> np.ndarray:
     """A copy: training takes over the memory of the array itself."""
-    return np.array(jax.random.key_data(array) if _is_key(array) else array, copy=True)
+    return np.array(_data(array), copy=True)
 
 
 def _placed(values: list[np.ndarray], old: Any) -> tuple[Array, ...]:

@@ -305,6 +305,8 @@ class TrainRunner:
             self.steps.means = Means({label: np.zeros(()) for label in labels})
         arrays = [jnp.array(leaf) for leaf in leaves]
         structure = jax.tree.structure(self.steps.train_report.start)
+        if len(arrays) < structure.num_leaves:
+            raise TypeError(f"expected {structure.num_leaves} arrays of metrics so far, got {len(arrays)}")
         tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
         record = self.steps.record(steps)  # what is done about such updates may have changed
         return tally._replace(skips=Record(*noted) if record is not None and noted else record)

@@ -38,7 +38,7 @@ from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.random import next_seed
-from epochal.resume import Backup, Run, Saved, Snapshots
+from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
@@ -444,6 +444,9 @@ class Keeping:
                 raise ValueError(
                     f"Expected checkpoints of a run in resume_from={str(resume_from)!r}{early}, found none."
                 )
+
+        if self._checkpoint is not None:
+            check_kept(self._checkpoint)
 
     @property
     def active(self) -> bool:

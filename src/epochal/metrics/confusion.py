@@ -19,6 +19,7 @@ from epochal.losses.functions import EPSILON
 from epochal.losses.shapes import Number, aligned, broadcast_weights
 from epochal.metrics.metric import Metric, Stats, Sums, Value, ratio
 
+_MOST = 1_000_000  # thresholds; a model file may ask for any number of them
 Thresholds: TypeAlias = Number | Sequence[Number] | np.ndarray | None
 
 
@@ -82,6 +83,11 @@ def _listed(thresholds: Thresholds, default: float) -> list[float]:
     if not all(0 <= t <= 1 for t in listed):
         raise ValueError(f"Expected thresholds between 0 and 1, got {thresholds!r}.")
     return listed
+
+
+def _check_number(num_thresholds: int, least: int) -> None:
+    if not least <= num_thresholds <= _MOST:
+        raise ValueError(f"Expected num_thresholds of {least} to {_MOST:,}, got {num_thresholds!r}.")
 
 
 def _one_or_all(values: np.ndarray) -> Value:
@@ -179,8 +185,7 @@ class _BestUnderConstraint(_AtThresholds):
     ):
         if not 0 <= bound <= 1:
             raise ValueError(f"Expected a {kind} between 0 and 1, got {bound!r}.")
-        if num_thresholds < 1:
-            raise ValueError(f"Expected num_thresholds of 1 or more, got {num_thresholds!r}.")
+        _check_number(num_thresholds, 1)
         self.bound = bound
         self.num_thresholds = num_thresholds
         inner = [0.5] if num_thresholds == 1 else [i / (num_thresholds - 1) for i in range(num_thresholds)]
@@ -364,8 +369,7 @@ def _check_auc(num_thresholds: int, curve: str, method: str, multi_label: bool, 
         raise ValueError(f"Expected a curve of {', '.join(map(repr, _CURVES))}, got {curve!r}.")
     if method.lower() not in ("interpolation", "minoring", "majoring"):
         raise ValueError(f"Expected summation_method 'interpolation', 'minoring' or 'majoring', got {method!r}.")
-    if num_thresholds < 2:
-        raise ValueError(f"Expected num_thresholds of 2 or more, got {num_thresholds!r}.")
+    _check_number(num_thresholds, 2)
     if num_labels and not multi_label:
         raise ValueError(f"Expected num_labels only with multi_label=True, got num_labels={num_labels!r}.")
 

@@ -1,0 +1,262 @@
+"""One compiled model on which all fits of a study run: weights, optimizer and learning rate are put in as values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random as python_random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epochal.arguments import check_labels
+from epochal.callbacks.monitor import Monitor
+from epochal.config import serialize
+from epochal.feed import ArrayFeed, Stretch
+from epochal.memory import program_bytes
+from epochal.model import Model
+from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
+from epochal.sources import Examples, fingerprint
+from epochal.step import TestRunner, TrainRunner
+from epochal.training import Way
+
+EVALUATED = 1024  # examples per step of an evaluation, and training examples that a fit's training loss is taken of
+
+
+class Start(NamedTuple):
+    """Where fits of one seed begin. The arrays are copied before they are trained.
+
+    Attributes:
+        params, buffers, opt: the model's and the optimizer's arrays.
+        seed: of the order of examples, and of masks, as `fit` would draw it.
+    """
+
+    params: tuple
+    buffers: tuple
+    opt: Any
+    seed: int
+
+
+class Bench:
+    """A model and its data, ready for fits of any batch size, learning rate and seed.
+
+    A fit is the same as `fit` on a new model after `set_random_seed(seed)`, bit for bit, without compiling anew: a
+    program is compiled once per batch size.
+
+    Args:
+        build_model: returns a new, compiled model; its weights come from the global seed.
+        given: x, y and sample_weight.
+        split: `validation_split`.
+        validation_data: as `fit` takes it, or None.
+        seeds: of the fits.
+        monitor: the reported value that fits are judged by; None: the first metric, or the loss.
+
+    Raises:
+        TypeError: `build_model` returns no model.
+        ValueError: data that does not fit, or a model that cannot be studied.
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[], Any],
+        given: tuple,
+        split: float,
+        validation_data: Any,
+        seeds: Sequence[int],
+        monitor: str | None,
+    ):
+        self._build = build_model
+        self._given = (given, split, validation_data)
+        self.model, first_seed, examples, held_out = self._made(seeds[0])
+        training = self.model._training
+        self.steps = training.steps(examples, training.recipe)
+        check_labels(self.steps, examples)
+        check_labels(self.steps, held_out)
+        self.parts, self.optimizer = self.steps.parts, training.optimizer
+        training.start_optimizer(self.parts)
+        self.rate = float(self.optimizer.learning_rate)
+        objective = self.steps.objective
+        assert objective is not None
+        self._exact_tail = not (objective.row_independent and self.parts.row_independent)
+        self.identity = self._identity(examples, held_out)
+        self.examples, self.held_out = _on_device(examples), _on_device(held_out)
+        self.monitor, self.higher = _judge(list(objective.reported), monitor)
+        self.starts = {seeds[0]: self._start(self.model, first_seed)}
+        for seed in seeds[1:]:
+            self.starts[seed] = self._start_of(seed)
+        rows = np.sort(np.random.default_rng(0).permutation(self.examples.n)[:EVALUATED])
+        sample = sampled(self.examples, rows)
+        self._evaluated = [self._blocks(sample), self._blocks(self.held_out)]
+
+    # -- models of one kind
+
+    def _made(self, seed: int) -> tuple[Any, int, Examples, Examples]:
+        """A new model, the seed that `fit` would draw, and the data in the model's form."""
+        given, split, validation_data = self._given
+        set_random_seed(seed)
+        model = self._build()
+        if not isinstance(model, Model):
+            raise TypeError(f"Expected build_model() to return an epochal.Model, got {type(model).__name__}.")
+        model._training.ready_to("batch_size_study")
+        if model.stateful_layers():
+            raise ValueError("A model with stateful=True takes batches of one size only: it cannot be studied.")
+        drawn = next_seed()
+        with ExitStack() as closing:
+            way = Way(batch_size="full", shuffle=True)
+            data, held_out = model._training.fit_data(given, None, way, split, validation_data, Way("full"), closing)
+        if held_out is None or data.stream is not None or held_out.stream is not None:
+            raise ValueError("Expected x and y as arrays in memory, and validation_split or validation_data as such.")
+        return model, drawn, data.first, held_out.first
+
+    def _start_of(self, seed: int) -> Start:
+        model, drawn, _, _ = self._made(seed)
+        training = model._training
+        parts = training.parts()
+        shapes = [[(a.shape, a.dtype) for a in jax.tree.leaves(p.collect())] for p in (parts, self.parts)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("Expected build_model() to return the same model every time, got weights of other shapes.")
+        optimizer = training.optimizer
+        if optimizer is self.optimizer:
+            raise ValueError("Expected build_model() to make a new optimizer every time, got the same object again.")
+        training.start_optimizer(parts)
+        return self._start(model, drawn)
+
+    @staticmethod
+    def _start(model: Any, seed: int) -> Start:
+        params, buffers = model._training.parts().collect()
+        return Start(*_copied((params, buffers, model._training.optimizer.state)), seed=seed)
+
+    def _identity(self, examples: Examples, held_out: Examples) -> dict[str, Any]:
+        """What tells this data and this model from others."""
+        training, recipe = self.model._training, self.model._training.recipe
+        compiled = [recipe.loss, recipe.metrics, recipe.loss_weights, recipe.weighted_metrics, training.on_nonfinite]
+        described = []
+        for part in [self.model, self.optimizer, *compiled]:
+            try:
+                described.append(serialize(part))
+            except TypeError:  # code that is no data: told by its class, and the model by its weights
+                described.append(type(part).__qualname__)
+        left_out = {"name"} if self.optimizer.scheduled else {"name", "learning_rate"}  # every fit has its own rate
+        digest = hashlib.sha256(json.dumps(_without(described, left_out), sort_keys=True).encode())
+        for array in jax.tree.leaves(self.parts.collect()):
+            data = jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
+            digest.update(f"{data.shape}{data.dtype}".encode() + np.asarray(data).tobytes())
+        return {
+            "training data": fingerprint(examples),
+            "validation data": fingerprint(held_out),
+            "model": digest.hexdigest(),
+            "JAX version": jax.__version__,
+        }
+
+    # -- fits
+
+    def travel(self, size: int, rate: float, seed: int, marks: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Trains from the seed's start, and stops after so many updates as each mark says, the model being whole there.
+
+        Yields:
+            how many updates have been made, and how many seconds they took, compiling apart.
+        """
+        start = self.starts[seed]
+        params, buffers, opt = _copied((start.params, start.buffers, start.opt))
+        self.parts.publish(params, buffers)
+        self.optimizer.state = opt
+        if not self.optimizer.scheduled:
+            self.optimizer.learning_rate = rate
+        feed = ArrayFeed(self.examples, size, True, start.seed, self._exact_tail)
+        done, seconds, waiting = 0, 0.0, iter(sorted(marks))
+        mark = next(waiting, None)
+        epoch = 0
+        while mark is not None:
+            runner = TrainRunner(self.steps, feed.padded, start.seed, epoch)
+            tally = None
+            for block, first, sizes in feed.epoch(epoch):
+                tally = runner.start(block) if tally is None else tally
+                executable = runner.program.executable(*runner.arguments(block, tally))
+                while first < len(sizes) and mark is not None:
+                    last = min(first + mark - done, len(sizes))
+                    began = time.perf_counter()
+                    tally = runner.run(executable, block, tally, first, last)
+                    done, first = done + last - first, last
+                    if done == mark or first == len(sizes):
+                        jax.block_until_ready(self.parts.collect())
+                    seconds += time.perf_counter() - began
+                    if done == mark:
+                        yield done, seconds
+                        mark = next(waiting, None)
+            epoch += 1
+
+    def evaluate(self) -> list[dict[str, float]]:
+        """Loss and metrics of the model as it is, on a sample of the training examples and on the validation ones."""
+        found = []
+        for padded, stretches in self._evaluated:
+            runner, tally = TestRunner(self.steps, padded), None
+            for block, first, sizes in stretches:
+                tally = runner.start(block) if tally is None else tally
+                executable = runner.program.executable(*runner.arguments(block, tally))
+                tally = runner.run(executable, block, tally, first, len(sizes))
+            assert tally is not None
+            found.append(runner.read(tally))
+        return found
+
+    def _blocks(self, examples: Examples) -> tuple[bool, list[Stretch]]:
+        feed = ArrayFeed(examples, min(EVALUATED, examples.n), False, 0, self._exact_tail)
+        return feed.padded, list(feed.epoch(0))
+
+    def memory(self, size: int) -> int | None:
+        """Bytes that a training step takes, arguments, results and what it needs in between; None if not known."""
+        feed = ArrayFeed(self.examples, size, True, 0, self._exact_tail)
+        runner = TrainRunner(self.steps, feed.padded, 0, 0)
+        block = next(iter(feed.epoch(0))).block
+        compiled = runner.program.executable(*runner.arguments(block, runner.start(block))).function
+        return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
+
+
+@contextmanager
+def seeds_put_back() -> Iterator[None]:
+    """Random numbers drawn inside disturb nobody's outside."""
+    before, python, legacy = seed_state(), python_random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        set_seed_state(before)
+        python_random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _without(described: Any, keys: set[str]) -> Any:
+    """A description without these keys; names count up with every model that a process makes."""
+    if isinstance(described, dict):
+        return {key: _without(value, keys) for key, value in described.items() if key not in keys}
+    return [_without(value, keys) for value in described] if isinstance(described, list) else described
+
+
+def _judge(reported: list[str], monitor: str | None) -> tuple[str, bool]:
+    """The name of the value that fits are judged by, and whether more of it is better."""
+    name = monitor.removeprefix("val_") if monitor is not None else [*reported[1:], reported[0]][0]
+    if name not in reported:
+        raise ValueError(f"Expected monitor to be one of {', '.join(reported)}, got {monitor!r}.")
+    try:
+        return name, Monitor(name).higher_is_better
+    except ValueError as error:
+        raise ValueError(f'Whether more or less of {name!r} is better is not known: pass monitor="loss".') from error
+
+
+def sampled(examples: Examples, rows: np.ndarray) -> Examples:
+    """These rows of examples in memory."""
+    whole = (examples.x, examples.y, examples.weight)
+    return Examples(*jax.tree.map(lambda a: a[rows], whole), n=len(rows))
+
+
+def _on_device(examples: Examples) -> Examples:
+    read = examples.read()
+    return Examples(*jax.device_put((read.x, read.y, read.weight)), n=read.n)
+
+
+def _copied(tree: Any) -> Any:
+    """Copies of arrays on the device: programs take over the memory of what they are given."""
+    return jax.tree.map(jnp.copy, tree)
