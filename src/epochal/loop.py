@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from epochal import micro
 from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
@@ -187,8 +188,7 @@ def run_pass(
     while not watch.stopped and (stretch := watch.fetched(blocks)) is not None:  # nothing is fetched after the last
         block, first, sizes = stretch
         tally = runner.start(block) if tally is None else tally
-        arguments = runner.arguments(block, tally)
-        executable = _executable(session.display, runner.kind, runner.program, arguments)
+        executable = micro.prepared(runner, block, tally, session.display)
         while first < len(sizes) and not watch.stopped:
             if watch.arrived and isinstance(runner, TrainRunner):
                 found = feed.found(epoch, watch.done)
@@ -196,7 +196,9 @@ def run_pass(
             last = min(first + watch.steps_ahead(executable), len(sizes))
             watch.before()
             with watch.marked():
-                tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
+                executable, tally = micro.run(
+                    runner, executable, block, tally, (first, last), session.display, session.interrupts.whole
+                )
             watch.after(executable, sizes[first:last], tally)
             first = last
     return watch.finish(tally)

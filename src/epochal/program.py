@@ -23,12 +23,14 @@ class Executable:
         proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
         step_seconds: the time that a step of it was seen to take.
         most: steps that were run at once so far.
+        fits: whether it has been seen that the memory ought to suffice.
     """
 
     function: Callable
     proven: bool = False
     step_seconds: float = math.inf
     most: int = 0
+    fits: bool = False
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
