@@ -104,9 +104,9 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
             _say_dry(feed, epoch, epochs)
             break
         calls.on_epoch_begin(epoch)
-        display.epoch_begin(epoch, feed.steps)
         if saved is not None and start.within:
             saved.put_back()
+        display.epoch_begin(epoch, feed.steps)
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
         if not start.trained:
             logs = run_pass(session, runner, feed, epoch, replace(start, within=True))

@@ -19,6 +19,7 @@ from epochal import calls, loop, optimizers, saving, scope
 from epochal.arguments import (
     Checked,
     check_inputs,
+    check_scaling,
     check_shuffle,
     check_view,
     checked_batch_size,
@@ -224,6 +225,7 @@ class Model(Layer):
         view_metrics: Checked = False,
         resume_from: str | Path | None = None,
         profile: Checked = None,
+        lr_scaling: Checked = None,
     ) -> History:
         """Trains the model.
 
@@ -259,6 +261,8 @@ class Model(Layer):
                 was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
             profile: a folder for a profile of the first second of training: what the device and the host do, operation
                 by operation, to be looked at with TensorBoard, xprof or Perfetto.
+            lr_scaling: a rule of `epochal.scale_learning_rate` by which the learning rate, taken to be right for
+                batches of 32, is changed for this fit's batch size; behind the fit it is what it was. None does not.
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch; it knows examples/s, the
@@ -276,6 +280,7 @@ class Model(Layer):
         check_shuffle(shuffle)
         check_view(view_metrics)
         due = validation_due(validation_freq)
+        check_scaling(lr_scaling)
         checked_batch_size(validation_batch_size, 1, "validation_batch_size")
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
@@ -290,6 +295,7 @@ class Model(Layer):
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
+            said = training.scale_rate(lr_scaling, data.batch_size, closing)
             steps = training.steps(data.first, recipe)
             feed = data.feed(steps)
             with naming("validation_data"):
@@ -301,6 +307,9 @@ class Model(Layer):
             session.history, session.until, session.trace = history, training.until, trace
             if trace is not None:
                 closing.callback(trace.end)
+            session.callbacks.set_run(steps, feed)
+            if said:
+                session.display.note(said)
             keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 
