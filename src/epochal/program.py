@@ -24,6 +24,7 @@ class Executable:
         step_seconds: the time that a step of it was seen to take.
         most: steps that were run at once so far.
         fits: whether it has been seen that the memory ought to suffice.
+        tight: whether it takes most of it, so that any run may find it wanting: what another took is not free yet, say.
     """
 
     function: Callable
@@ -31,6 +32,12 @@ class Executable:
     step_seconds: float = math.inf
     most: int = 0
     fits: bool = False
+    tight: bool = False
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a run is not expected to fail for want of memory."""
+        return self.proven and not self.tight
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
