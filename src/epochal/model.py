@@ -46,6 +46,7 @@ from epochal.state import TrainState
 from epochal.step import Custom
 from epochal.streams import Workforce
 from epochal.summary import summary_text
+from epochal.trace import Trace
 from epochal.training import Keeping, Training, Way, running, spec_of
 
 
@@ -143,7 +144,8 @@ class Model(Layer):
             run_eagerly: run steps as plain Python: `print`, NumPy and a debugger work in `call` and in a loss; slow.
                 To be built, a model is called on the first example. While the gradient is taken, what depends on the
                 weights is a tracer: `print` shows its values, NumPy cannot read it.
-            steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
+            steps_per_execution: how many steps one compiled call runs at most, and how often batch hooks are called, or
+                "auto". No result depends on it.
             jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
             auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.
             on_nonfinite: what becomes of an update whose loss or any gradient is NaN or infinite. "ignore" makes it, as
@@ -229,6 +231,7 @@ class Model(Layer):
         use_multiprocessing: Checked = None,
         view_metrics: Checked = False,
         resume_from: str | Path | None = None,
+        profile: Checked = None,
         lr_scaling: Checked = None,
     ) -> History:
         """Trains the model.
@@ -263,11 +266,14 @@ class Model(Layer):
             resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote, or path of a model that
                 `callbacks.ModelCheckpoint(…, save_state=True)` wrote: go on from the newest of them, exactly where it
                 was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
+            profile: a folder for a profile of the first second of training: what the device and the host do, operation
+                by operation, to be looked at with TensorBoard, xprof or Perfetto.
             lr_scaling: a rule of `epochal.scale_learning_rate` by which the learning rate, taken to be right for
                 batches of 32, is changed for this fit's batch size; behind the fit it is what it was. None does not.
 
         Returns:
-            a `History`: `.history` maps each reported name to a list with one value per epoch.
+            a `History`: `.history` maps each reported name to a list with one value per epoch; it knows examples/s, the
+            seconds spent on compiling, and the share of time in which the device waited for data.
 
         Raises:
             RuntimeError: never compiled, or called inside a JAX transformation.
@@ -286,6 +292,7 @@ class Model(Layer):
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
+        trace = None if profile is None else Trace(profile)
         with contextlib.ExitStack() as closing:
             keeping = Keeping(callbacks, resume_from, closing, training.until)
             seed = keeping.seed(next_seed())
@@ -304,7 +311,9 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
-            session.history, session.until = history, training.until
+            session.history, session.until, session.trace = history, training.until, trace
+            if trace is not None:
+                closing.callback(trace.end)
             session.callbacks.set_run(steps, feed)
             if said:
                 session.display.note(said)
@@ -319,7 +328,8 @@ class Model(Layer):
                     loop.train(session, feed, seed, span, validate)
                 keeping.end()
             finally:
-                history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
+                seconds, compiling = time.perf_counter() - started, steps.compile_seconds - compiled_before
+                history.finish(seconds, compiling, session.trained, session.waited)
                 history.programs = steps.executables
         return history
 
