@@ -9,6 +9,7 @@ from epochal import (
     layers,
     losses,
     metrics,
+    mixed_precision,
     models,
     ops,
     optimizers,
@@ -24,10 +25,11 @@ from epochal.layers.graph import SymbolicTensor as KerasTensor
 from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
+from epochal.mixed_precision import DTypePolicy
 from epochal.model import Model
 from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
-from epochal.optimizers import Optimizer
+from epochal.optimizers import Optimizer, scale_learning_rate
 from epochal.planning import plan_batch_size
 from epochal.regularizers import Regularizer
 from epochal.reproduce import replay
@@ -43,6 +45,7 @@ def version() -> str:
 
 
 __all__ = [
+    "DTypePolicy",
     "Initializer",
     "Input",
     "KerasTensor",
@@ -65,6 +68,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "mixed_precision",
     "models",
     "ops",
     "optimizers",
@@ -73,6 +77,7 @@ __all__ = [
     "regularizers",
     "replay",
     "saving",
+    "scale_learning_rate",
     "utils",
     "version",
 ]

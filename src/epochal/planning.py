@@ -21,7 +21,7 @@ from epochal.arguments import Checked, check_labels, is_count
 from epochal.batch_plan import BatchPlan, Measurements, largest_within, make_plan, memory_of
 from epochal.critical_batch import NoiseEstimate, noise_scale
 from epochal.feed import ArrayFeed, Block
-from epochal.gradients import chunk_size, squares_and_products
+from epochal.gradients import chunk_size, grouped, squares_and_products
 from epochal.program import Executable
 from epochal.sources import Examples
 from epochal.state import TrainState
@@ -375,21 +375,23 @@ class Trial:
         """The gradient noise scale at these weights; None where gradients are not finite, or examples too few."""
         examples, parts = self._examples, self._steps.parts
         count = min(GRADIENTS, examples.n)
-        if count < 3:
+        group = max(1, min(16, count // 128))
+        if count // group < 3:
             return None
-        rows = np.sort(np.random.default_rng(self._seed).choice(examples.n, count, replace=False))
+        rows = np.random.default_rng(self._seed).choice(examples.n, count - count % group, replace=False)
         arrays = jax.tree.map(lambda a: np.asarray(a)[rows], (examples.x, examples.y, examples.weight))
+        arrays, ids = grouped(arrays, rows, group)
         own = parts.collect()
         try:
             parts.publish(state.params, state.buffers)
-            size = min(chunk_size(parts), count)
-            squares, products = squares_and_products(self._steps, arrays, rows, self._seed, size, None)
+            together = min(chunk_size(parts), len(ids))
+            squares, products = squares_and_products(self._steps, arrays, ids, self._seed, together)
         finally:
             parts.publish(*own)
         if not np.isfinite(squares).all():
-            self._notes.append("Gradients of single examples are not finite, so their noise is not known.")
+            self._notes.append("Gradients of the trial are not finite, so their noise is not known.")
             return None
-        return noise_scale(squares, products, n=self.n)
+        return noise_scale(squares, products, group=group, n=self.n)
 
 
 def _size(noise: NoiseEstimate) -> float:
