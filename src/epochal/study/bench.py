@@ -20,6 +20,7 @@ from epochal.config import serialize
 from epochal.feed import ArrayFeed, Stretch
 from epochal.memory import program_bytes
 from epochal.model import Model
+from epochal.objective import Objective
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
 from epochal.sources import Examples, fingerprint
 from epochal.step import TestRunner, TrainRunner
@@ -79,13 +80,13 @@ class Bench:
         check_labels(self.steps, held_out)
         self.parts, self.optimizer = self.steps.parts, training.optimizer
         training.start_optimizer(self.parts)
-        self.rate = float(self.optimizer.learning_rate)
+        self.rate = _rate_of(self.optimizer)
         objective = self.steps.objective
         assert objective is not None
         self._exact_tail = not (objective.row_independent and self.parts.row_independent)
         self.identity = self._identity(examples, held_out)
         self.examples, self.held_out = _on_device(examples), _on_device(held_out)
-        self.monitor, self.higher = _judge(list(objective.reported), monitor)
+        self.monitor, self.higher = _judge(objective, monitor)
         self.starts = {seeds[0]: self._start(self.model, first_seed)}
         for seed in seeds[1:]:
             self.starts[seed] = self._start_of(seed)
@@ -235,9 +236,18 @@ def _without(described: Any, keys: set[str]) -> Any:
     return [_without(value, keys) for value in described] if isinstance(described, list) else described
 
 
-def _judge(reported: list[str], monitor: str | None) -> tuple[str, bool]:
+def _rate_of(optimizer: Any) -> float:
+    try:
+        return float(optimizer.learning_rate)
+    except AttributeError as error:
+        raise ValueError(f"A study sets the learning rate. {error}") from error
+
+
+def _judge(objective: Objective, monitor: str | None) -> tuple[str, bool]:
     """The name of the value that fits are judged by, and whether more of it is better."""
-    name = monitor.removeprefix("val_") if monitor is not None else [*reported[1:], reported[0]][0]
+    reported = list(objective.reported)
+    metrics = [name for name in reported if name not in ("loss", *objective.loss_labels)]
+    name = [*metrics, "loss"][0] if monitor is None else monitor.removeprefix("val_")
     if name not in reported:
         raise ValueError(f"Expected monitor to be one of {', '.join(reported)}, got {monitor!r}.")
     try:
