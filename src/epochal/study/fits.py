@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +63,8 @@ class Progress:
 
     def _say(self, text: str) -> None:
         if self._show:
-            print(f"\r\x1b[K{text[:150]}" if self._live else text, end="" if self._live else "\n", flush=True)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[:width]}" if self._live else text, end="" if self._live else "\n", flush=True)
 
 
 def _time(seconds: float) -> str:
