@@ -33,8 +33,8 @@ def line(k: Any = keras, **compile_arguments: Any) -> Any:
 def test_A_compile_has_the_arguments_of_keras() -> None:
     known = inspect.signature(keras.Model.compile).parameters
     wanted = inspect.signature(theirs.Model.compile).parameters
-    assert {*wanted, "on_nonfinite"} == set(known)  # our one addition, which does as Keras does by default
-    assert known["on_nonfinite"].default == "ignore"
+    assert {*wanted, "on_nonfinite", "micro_batch_size"} == set(known)  # our additions, which change no result of Keras
+    assert (known["on_nonfinite"].default, known["micro_batch_size"].default) == ("ignore", "auto")
     assert list(known)[:6] == ["self", "optimizer", "loss", "metrics", "loss_weights", "weighted_metrics"]  # of Keras 2
     assert known["steps_per_execution"].default == "auto"
     assert known["jit_compile"].default is True
@@ -42,6 +42,7 @@ def test_A_compile_has_the_arguments_of_keras() -> None:
         "jit_compile",
         "auto_scale_loss",
         "on_nonfinite",
+        "micro_batch_size",
     }
 
 

@@ -17,8 +17,8 @@ from data import diabetes, digits
 import epochal as keras
 from epochal import loop
 from epochal.feed import ArrayFeed, take
-from epochal.objective import accumulate
 from epochal.sources import as_examples
+from epochal.sums import accumulate
 
 layers = keras.layers
 

@@ -55,6 +55,15 @@ def checked_batch_size(given: Any, n: int, name: str = "batch_size") -> int:
     return min(int(given), n)
 
 
+def checked_micro_batch_size(given: Any) -> int | str | None:
+    """Raises ValueError for anything but "auto", None and an int >= 1, which is returned."""
+    if given is None or given == "auto":
+        return given
+    if not is_count(given):
+        raise ValueError(f'Expected micro_batch_size to be "auto", None or an int >= 1, got {given!r}.')
+    return int(given)
+
+
 def checked_steps(name: str, given: Any, endless: bool = False) -> int | None:
     """A number of batches: None, an int >= 1, or -1 when `endless`.
 

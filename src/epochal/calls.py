@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal import loop
+from epochal import loop, micro
 from epochal.arguments import check_labels, checked_batch_size, predict_width, widened
 from epochal.callbacks.base import Logs
+from epochal.display import Display
 from epochal.feed import ArrayFeed, Block
 from epochal.program import Executable, checks_numbers
 from epochal.sources import Examples, as_examples, plain_arrays
@@ -50,6 +51,7 @@ class Step:
         structure: of the aligned x, y and weights.
         block: what the program takes, with the first batch's arrays.
         executable: the program; None before its first use.
+        width: rows that it runs at once; None: all.
     """
 
     parts: Parts
@@ -57,6 +59,7 @@ class Step:
     structure: Any
     block: Block
     executable: Executable | None = None
+    width: int | None = None
 
 
 def predicted(training: Training, x: Any, batch_size: Any) -> Any:
@@ -152,10 +155,14 @@ def _run(training: Training, kind: str, known: Step, examples: Examples, alone: 
     runner = TrainRunner(steps, False, *training.next_draw()) if kind == "train" else TestRunner(steps, padded=False)
     tally = runner.start(block) if tally is None else tally
     if known.executable is None:
-        known.executable = runner.program.executable(*runner.arguments(block, tally))
+        known.executable = micro.prepared(runner, block, tally, Display())
+    elif known.width is not None:
+        runner.cut(known.width, examples.n)
     interrupts = loop.Interrupts()
     with interrupts.heard():
-        tally = interrupts.whole(runner.run, known.executable, block, tally, 0, 1)
+        executable = known.executable
+        known.executable, tally = micro.run(runner, executable, block, tally, (0, 1), Display(), interrupts.whole)
+    known.width = runner.width
     fresh = None
     if tally.skips is not None:
         fresh = steps.record()  # every call tells of its own batch

@@ -48,6 +48,8 @@ class Block(NamedTuple):
         passes: (steps,) uint32, added to the ids of a step's examples, so that every pass draws other masks.
         ids: ids of the rows of `data`, uint32; None: they are the rows' numbers.
         pivot: one row of targets per output, the same for all blocks of a pass; see `Metric.shift_invariant`.
+        starts: (steps,) int32, for batches that are run in pieces: where in the flattened `order` each begins, so that
+            their sizes may differ; None: every m rows.
     """
 
     data: tuple[Any, Any, Any]
@@ -56,12 +58,25 @@ class Block(NamedTuple):
     passes: Array
     ids: Array | None
     pivot: Any
+    starts: Array | None = None
 
 
 def take(block: Block, step: Array | int, padded: bool) -> Batch:
     """Batch number `step` of the block. Pure; called inside the compiled loop."""
     rows = jax.lax.dynamic_index_in_dim(block.order, step, keepdims=False)
+    return _batch(block, step, rows, block.sizes[step], padded)
+
+
+def take_piece(block: Block, step: Array | int, start: Array | int, width: int, padded: bool) -> Batch:
+    """`width` rows of batch number `step` from its row `start` on, as a batch of their own; padded behind its end."""
     size = block.sizes[step]
+    first = step * block.order.shape[1] if block.starts is None else block.starts[step]
+    within = jnp.minimum(start + jnp.arange(width, dtype=jnp.int32), size - 1)
+    rows = jnp.take(block.order.reshape(-1), first + within, mode="clip")
+    return _batch(block, step, rows, jnp.clip(size - start, 0, width), padded)
+
+
+def _batch(block: Block, step: Array | int, rows: Array, size: Array, padded: bool) -> Batch:
     x, y, weight = jax.tree.map(lambda a: jnp.take(a, rows, axis=0, mode="clip"), block.data)
     mask = (jnp.arange(rows.shape[0]) < size).astype(jnp.float32) if padded else None
     ids = (rows if block.ids is None else block.ids[rows]).astype(jnp.uint32) + block.passes[step]

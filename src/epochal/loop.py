@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from epochal import micro
 from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
@@ -245,15 +246,16 @@ def run_pass(
     while not watch.stopped and (stretch := fetch()) is not None:  # nothing is fetched after the last batch
         block, first, sizes = stretch
         tally = runner.start(block) if tally is None else tally
-        arguments = runner.arguments(block, tally)
-        executable = _executable(session.display, runner.kind, runner.program, arguments)
+        executable = micro.prepared(runner, block, tally, session.display)
         while first < len(sizes) and not watch.stopped:
             if watch.arrived and isinstance(runner, TrainRunner):
                 found = feed.found(epoch, watch.done)
                 raise Reached(runner, block, first, None if found is None else found[0])
             last = min(first + watch.steps_ahead(), len(sizes))
             watch.before()
-            tally = session.interrupts.whole(runner.run, executable, block, tally, first, last)
+            executable, tally = micro.run(
+                runner, executable, block, tally, (first, last), session.display, session.interrupts.whole
+            )
             watch.after(sizes[first:last], tally)
             first = last
     return watch.finish(tally)

@@ -23,6 +23,7 @@ from epochal.arguments import (
     check_view,
     checked_batch_size,
     checked_epochs,
+    checked_micro_batch_size,
     checked_steps,
     fits_declared,
     is_count,
@@ -125,6 +126,7 @@ class Model(Layer):
         jit_compile: Checked = True,
         auto_scale_loss: bool = True,
         on_nonfinite: Checked = "ignore",
+        micro_batch_size: Checked = "auto",
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -147,10 +149,16 @@ class Model(Layer):
                 epoch with nothing else in it has the loss NaN. "raise" ends training with a `NonFiniteError` that
                 names the same, at most one execution late; the model has the weights from before that update. With a
                 `train_step` of one's own, what it logs and the weights it leaves must be finite.
+            micro_batch_size: examples that are run at once. A batch of more is cut into pieces as equal as may be, and
+                their gradients are added up before the one update: the result is that of the whole batch, in the memory
+                of a piece. "auto" cuts where the memory does not suffice for the whole, and says so; None never cuts,
+                and refuses such a batch. BatchNormalization takes its statistics over a piece, with a warning. Losses
+                that are one number for the whole batch, a `compute_loss` or `train_step` of one's own, and stateful
+                layers cannot be cut. What `add_loss` adds is taken for a mean over examples.
 
         Raises:
-            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile` or
-                `on_nonfinite`.
+            ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile`,
+                `on_nonfinite` or `micro_batch_size`.
         """
         recipe = Recipe(loss, metrics, loss_weights, weighted_metrics)
         recipe.check_names()
@@ -161,7 +169,8 @@ class Model(Layer):
         if on_nonfinite not in WAYS:
             raise ValueError(f'Expected on_nonfinite to be "ignore", "skip" or "raise", got {on_nonfinite!r}.')
         eager = bool(run_eagerly) or not jit_compile
-        self._training.compile(recipe, optimizers.get(optimizer), eager, steps_per_execution, on_nonfinite)
+        asked = steps_per_execution, on_nonfinite, checked_micro_batch_size(micro_batch_size)
+        self._training.compile(recipe, optimizers.get(optimizer), eager, *asked)
 
     @property
     def compiled(self) -> bool:

@@ -17,9 +17,9 @@ from jax import Array
 
 from epochal import losses, metrics
 from epochal.feed import Batch
-from epochal.losses.shapes import broadcast_weights, rank_matched
 from epochal.masks import get_mask
 from epochal.nonfinite import chosen
+from epochal.sums import CountsNeeded, LossSums, WholeOnly, accumulate, combined, loss_sums
 
 Logs = dict[str, float]
 
@@ -121,7 +121,8 @@ class Objective:
             size = jnp.float32(predictions[0].shape[0])
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
             self.loss(predictions, batch)  # refuses targets that do not fit
-            return self._pack(self._statistics(predictions, batch, jnp.zeros(()), states)[0])
+            nothing = Tally(np.zeros((2, 0), np.float32), states)
+            return self.measure(predictions, batch, jnp.zeros(()), nothing).sums[0]
 
         width = jax.eval_shape(packed, targets, predictions).shape[0]
         return Tally(np.zeros((2, width), np.float32), states)
@@ -158,14 +159,58 @@ class Objective:
             predictions: one array per output, m rows each; their masks weight the loss.
             batch: the batch; `size` is what a mean over it divides by.
         """
+        return self._together({i: sums.loss for i, sums in self._sums(predictions, batch)})
+
+    def share(
+        self, predictions: Sequence[Array], piece: Batch, size: Array, counts: Sequence[Array] | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """What a piece of a batch adds to the batch's loss; and to each output's own, by label.
+
+        Args:
+            predictions: as of `loss`, for the rows of the piece.
+            piece: some rows of the batch.
+            size: of the whole batch.
+            counts: of the whole batch, as `counts` gives them; None where they are examples times positions.
+
+        Raises:
+            CountsNeeded: they are not.
+            WholeOnly: a loss that is one number for the whole batch.
+        """
+        shares: dict[int, Array] = {}
+        for i, sums in self._sums(predictions, piece):
+            if sums.whole:
+                raise WholeOnly(
+                    f"The loss of output {self.outputs[i].name!r} is one number for a whole batch, so that a batch "
+                    "cannot be cut into micro-batches: return one value per example, shape (n,)."
+                )
+            count = None
+            if sums.count is not None and counts is not None:
+                count = counts[i]
+            elif sums.count is not None:
+                if sums.positions is None:
+                    raise CountsNeeded
+                count = size * sums.positions
+            shares[i] = sums._replace(count=count).loss
+        return self._together(shares)
+
+    def counts(self, predictions: Sequence[Array], piece: Batch) -> list[Array]:
+        """Per output what a mean over it divides by; those of the pieces of a batch, added, are those of the batch."""
+        found = {i: sums.count for i, sums in self._sums(predictions, piece) if sums.count is not None}
+        return [jnp.asarray(found.get(i, 0), jnp.float32) for i in range(len(self.losses))]
+
+    def _sums(self, predictions: Sequence[Array], batch: Batch) -> Iterator[tuple[int, LossSums]]:
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
+        for i, loss in enumerate(self.losses):
+            if loss is not None:
+                with naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
+                    sums = loss_sums(loss, targets[i], predictions[i], weights[i], batch)
+                yield i, sums
+
+    def _together(self, values: Mapping[int, Array]) -> tuple[Array, dict[str, Array]]:
+        """The weighted sum of the outputs' losses; and each by its label, where there are several outputs."""
         total: Array = jnp.zeros((), jnp.float32)
         parts: dict[str, Array] = {}
-        for i, loss in enumerate(self.losses):
-            if loss is None:
-                continue
-            with naming(f"Loss {loss.name!r} of output {self.outputs[i].name!r}"):
-                value = reduce_loss(loss, targets[i], predictions[i], weights[i], batch)
+        for i, value in values.items():
             total = total + self.loss_weights[i] * value
             label = self.loss_labels[i]
             if label:
@@ -183,7 +228,24 @@ class Objective:
             tally: before the batch.
             left_out: whether the batch counts for nothing, a bool scalar; None: it counts.
         """
-        sums, states = self._statistics(predictions, batch, total, tally.states, left_out)
+        losses = {"loss": total, **(self.loss(predictions, batch)[1] if any(self.loss_labels) else {})}
+        sums, states = self._statistics(predictions, batch, tally.states, left_out)
+        return self._added(tally, {**_loss_statistics(losses, batch.size), **sums}, states, left_out)
+
+    def measure_piece(self, predictions: Sequence[Array], piece: Batch, tally: Tally) -> Tally:
+        """The tally after a piece of a batch, with all but its losses."""
+        none = dict.fromkeys(["loss", *filter(None, self.loss_labels)], jnp.zeros(()))
+        sums, states = self._statistics(predictions, piece, tally.states)
+        return self._added(tally, {**_loss_statistics(none, jnp.zeros(())), **sums}, states)
+
+    def measure_losses(self, losses: Mapping[str, Array], size: Array, tally: Tally) -> Tally:
+        """The tally after the pieces of a batch of this size, with the batch's losses by label."""
+        structure, shapes = self._layout
+        nothing = jax.tree.unflatten(structure, [jnp.zeros(shape) for shape in shapes])
+        sums = {**dict(zip(self._packed, nothing, strict=True)), **_loss_statistics(losses, size)}
+        return self._added(tally, sums, tally.states)
+
+    def _added(self, tally: Tally, sums: dict[str, Any], states: dict[str, Any], left_out: Any = None) -> Tally:
         packed = self._pack(sums)
         before = tally.sums if tally.sums.size else jnp.zeros((2, packed.shape[0]))
         return tally._replace(sums=accumulate(before, packed, left_out), states=states)
@@ -192,16 +254,12 @@ class Objective:
         self,
         predictions: Sequence[Array],
         batch: Batch,
-        total: Array,
         states: Mapping[str, Any],
         left_out: Array | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Label -> additive statistics of a batch, and label -> new state of the metrics that are no sums."""
+        """Label -> sums of the metrics of a batch, and label -> new state of those that are no sums."""
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
-        losses = {"loss": total}
-        if any(self.loss_labels):
-            losses |= self.loss(predictions, batch)[1]
-        sums: dict[str, Any] = {label: {"total": v * batch.size, "count": batch.size} for label, v in losses.items()}
+        sums: dict[str, Any] = {}
         after: dict[str, Any] = {}
         for m in self.measures:
             with naming(f"Metric {m.metric.name!r} of output {self.outputs[m.output].name!r}"):
@@ -308,70 +366,8 @@ def naming(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
 
 
-def accumulate(sums: Array | np.ndarray, batch: Array, left_out: Array | None = None) -> Array:
-    """Adds a batch's statistics (k,) to running sums (2, k): a high and a low part, so that nothing is rounded away.
-
-    Where `left_out` is true the sums stay as they are.
-
-    Two-sum (Knuth, TAOCP 4.2.2): the low part holds the exact error of each addition, whichever way the steps are cut
-    into executions. A plain float32 sum would stop counting at 2**24 examples.
-    """
-    high, low = sums[0], sums[1]
-    new = high + batch
-    back = new - high
-    error = (high - (new - back)) + (batch - back)
-    after = jnp.stack([new, low + error])
-    return after if left_out is None else jnp.where(left_out, sums, after)
-
-
-def reduce_loss(loss: losses.Loss, target: Any, prediction: Array, weight: Any, batch: Batch) -> Array:
-    """The loss of a batch as one number.
-
-    Weighted by sample weights it is sum(w l) / m: divided by the batch's size (times positions), not by the weights'
-    sum. Padding counts for nothing, nor does what the prediction's mask leaves out.
-
-    Raises:
-        ValueError: weights for a loss that is one number for the whole batch already.
-    """
-    mask = get_mask(prediction)
-    target, prediction = rank_matched(target, prediction)
-    values = jnp.asarray(loss.call(target, prediction))
-    if values.ndim == 0:
-        if weight is not None:
-            raise ValueError(
-                "sample_weight and class_weight need one value per example, shape (n,); got one number for the whole "
-                "batch. Return the values before their mean."
-            )
-        return values
-    count: Any = batch.size * math.prod(values.shape[1:])
-    weights = jnp.ones(()) if weight is None else broadcast_weights(weight, values.shape)
-    valid = combined(None, loss.valid(target, prediction), mask)
-    if batch.rows is not None or valid is not None:
-        counted = broadcast_weights(combined(batch.rows, valid, None), values.shape)
-        weights = weights * counted
-        count = count if valid is None else jnp.sum(counted)
-    total = jnp.sum(values * weights)
-    if loss.reduction == "sum":
-        return total
-    if loss.reduction == "mean_with_sample_weight":
-        count = jnp.sum(jnp.broadcast_to(weights, values.shape))
-    return total / jnp.where(count == 0, 1, count)
-
-
-def combined(rows: Array | None, mask: Array | None, weight: Any) -> Any:
-    """The product of what is given: 0 for padding rows (m,), 0 where a mask (m, t) leaves out, and sample weights."""
-    result = None
-    for part in (rows, mask, weight):
-        if part is None:
-            continue
-        part = jnp.asarray(part, jnp.float32)
-        if result is None:
-            result = part
-        else:
-            rank = max(result.ndim, part.ndim)
-            result, part = (a.reshape(*a.shape, *[1] * (rank - a.ndim)) for a in (result, part))
-            result = result * part
-    return result
+def _loss_statistics(losses: Mapping[str, Array], size: Array) -> dict[str, Any]:
+    return {label: {"total": value * size, "count": size} for label, value in losses.items()}
 
 
 def _mean(sums: Mapping[str, np.ndarray]) -> float:

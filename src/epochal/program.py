@@ -20,10 +20,12 @@ class Executable:
     Attributes:
         function: what to call.
         proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
+        fits: whether it has been seen that the memory ought to suffice.
     """
 
     function: Callable
     proven: bool = False
+    fits: bool = False
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)

@@ -214,6 +214,7 @@ def _model_files(model: Any) -> dict[str, bytes]:
                 "run_eagerly": training.eager,
                 "steps_per_execution": training.steps_per_execution,
                 "on_nonfinite": training.on_nonfinite,
+                "micro_batch_size": training.micro_batch_size,
             }
         )
     state = training.optimizer.state if training.optimizer is not None else None

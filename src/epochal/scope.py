@@ -32,7 +32,8 @@ class Call:
         building: whether a layer is being built.
         dry: whether variables are to stay as they are, since the pass is there to build layers only.
         frozen: whether moving statistics stay as they are, and are normalised with, in training too.
-        losses: scalars added by `Layer.add_loss` during the pass.
+        losses: scalars added to the loss during the pass, by `Layer.add_loss` and activity regularizers.
+        adders: names of the layers that have called `add_loss`.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
             model's own step.
     """
@@ -46,6 +47,7 @@ class Call:
     dry: bool = False
     frozen: bool = False
     losses: list[Array] = field(default_factory=list)
+    adders: list[str] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None
 
 

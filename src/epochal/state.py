@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -56,8 +57,10 @@ class Parts:
         self.names = [names[id(nodes[i])] for i in self.trained]
         self.regularizers = [_regularizer(nodes[i]) for i in self.trained]
         # Whether a call without training changes buffers as well: stateful recurrent layers, from batch to batch.
-        self.stateful = any(getattr(layer, "stateful", False) for layer in walk(module))
+        self.stateful = [_called(layer) for layer in walk(module) if getattr(layer, "stateful", False)]
         self.row_independent = row_independent(module)
+        self.across_batch = [_called(part) for part in _all_modules(module) if _across_batch(part)]
+        self.unknown = [_called(layer) for layer in walk(module) if isinstance(layer, Layer) and _unknown(layer)]
 
     def same_program(self, other: Parts | None) -> bool:
         """Whether a program compiled for `other` fits this module: same graph, same arrays trained."""
@@ -152,6 +155,28 @@ def row_independent(module: nnx.Module) -> bool:
     if not isinstance(module, Layer):
         return False
     return module.padding_safe and all(row_independent(child) for child in children(module))
+
+
+def _called(module: nnx.Module) -> str:
+    return f"{type(module).__name__} {module.name!r}" if isinstance(module, Layer) else type(module).__name__
+
+
+def _all_modules(module: nnx.Module) -> Iterator[nnx.Module]:
+    """All layers, and the modules in those of them that are Flax's."""
+    for layer in walk(module):
+        yield from [layer] if isinstance(layer, Layer) else (part for _, part in nnx.iter_modules(layer))
+
+
+def _across_batch(module: nnx.Module) -> bool:
+    """Whether it takes statistics over the batch in training."""
+    if isinstance(module, Layer):
+        return module.across_batch and module.trainable
+    return isinstance(module, nnx.BatchNorm) and not module.use_running_average
+
+
+def _unknown(layer: Layer) -> bool:
+    """Whether it is code of a user's that may do anything across the batch."""
+    return not (layer.padding_safe or getattr(layer, "stateful", False))
 
 
 def name_places(module: nnx.Module, place: str = "model") -> None:

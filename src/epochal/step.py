@@ -18,6 +18,7 @@ from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
 from epochal.objective import Logs, Means, Objective, Tally
 from epochal.optimizers import Optimizer
+from epochal.pieces import Cut, Pieces, predicted
 from epochal.program import Executable, Program
 from epochal.state import Parts, TrainState, host_copy, on_device
 
@@ -46,6 +47,12 @@ class Steps:
         eager: run steps un-compiled.
         custom: what the model's class overrides.
         on_nonfinite: what becomes of an update whose loss or gradients are not finite: "ignore", "skip" or "raise".
+        micro_batch_size: as `compile` takes it: "auto", None or a number.
+
+    Attributes:
+        most: kind of program -> how many rows of a batch are run at once, where the memory does not suffice for all.
+        adders: names of the layers that have called `add_loss` in batches that are cut.
+        told: whether the user knows for which code a piece of a batch may not be the same as the whole.
     """
 
     def __init__(
@@ -57,13 +64,22 @@ class Steps:
         eager: bool = False,
         custom: Custom | None = None,
         on_nonfinite: str = "ignore",
+        micro_batch_size: int | str | None = "auto",
     ):
-        self.on_nonfinite = on_nonfinite
+        self.on_nonfinite, self.micro_batch_size = on_nonfinite, micro_batch_size
+        self.most: dict[str, int] = {}
+        self.adders: dict[str, None] = {}
+        self.told = False
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
         self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
-        self._programs: dict[tuple[str, bool], Program] = {}
+        self._programs: dict[tuple[str, bool, int | None], Program] = {}
+
+    @property
+    def row_independent(self) -> bool:
+        """Whether padding rows reach no result: all code that sees batches is epochal's own."""
+        return self.parts.row_independent and (self.objective is None or self.objective.row_independent)
 
     @property
     def train_report(self) -> Objective | Means:
@@ -101,18 +117,22 @@ class Steps:
         outputs = [f"output {output.name!r}" for output in self.objective.outputs]
         return [*outputs, "the loss", *[f"the gradient of {name}" for name in self.parts.names]]
 
-    def program(self, kind: str, padded: bool) -> Program:
-        """The program "train", "test" or "predict" for batches with or without room for padding."""
-        if (kind, padded) not in self._programs:
+    def program(self, kind: str, padded: bool, width: int | None = None) -> Program:
+        """The program "train", "test" or "predict" for batches with or without room for padding.
+
+        With a `width` it runs every batch in pieces of so many rows, which may then be padded instead of the batch.
+        """
+        key = kind, padded, width
+        if key not in self._programs:
             makers = {"train": self._make_train, "test": self._make_test, "predict": self._make_predict}
-            self._programs[kind, padded] = makers[kind](padded)
-        return self._programs[kind, padded]
+            self._programs[key] = makers[kind](padded, width)
+        return self._programs[key]
 
     @property
     def executables(self) -> dict[str, int]:
         """How many programs of each kind have been compiled."""
         counts = {"train": 0, "test": 0, "predict": 0}
-        for (kind, _), program in self._programs.items():
+        for (kind, *_), program in self._programs.items():
             counts[kind] += program.executables
         return counts
 
@@ -139,15 +159,23 @@ class Steps:
 
         What the parameters' regularizers come to is among `call.losses` then.
         """
+        result = self.called(params, buffers, x, call)
+        call.losses.extend(self.penalties(params))
+        return result
+
+    def penalties(self, params: Any) -> list[Array]:
+        """What the parameters' regularizers come to."""
+        pairs = zip(params, self.parts.regularizers, strict=True)
+        return [regularizer(value) for value, regularizer in pairs if regularizer is not None]
+
+    def called(self, params: Any, buffers: Any, x: Any, call: scope.Call) -> tuple[Any, Any, Any]:
+        """`forward` without the parameters' regularizers."""
         module: Any = self.parts.assemble(params, buffers, call.training, call.frozen)
         predictions = module(x)
         after = self.parts.buffers_of(module)
         after = tuple(
             new.astype(old.dtype) if new.dtype != old.dtype else new for new, old in zip(after, buffers, strict=True)
         )
-        for value, regularizer in zip(params, self.parts.regularizers, strict=True):
-            if regularizer is not None:
-                call.losses.append(regularizer(value))
         return module, predictions, after
 
     def total_loss(self, module: Any, predictions: Any, batch: Batch, call: scope.Call) -> Array:
@@ -206,6 +234,37 @@ class Steps:
         after, tally, bad = self._checked(state, after, tally, outputs, [loss, *gradients])
         return after, self.objective.measure(outputs, batch, loss, tally, bad)
 
+    def train_in_pieces(
+        self, state: TrainState, tally: Tally, block: Block, step: Any, key: Array, cut: Cut
+    ) -> tuple[TrainState, Tally]:
+        """The state and the tally after one step on batch number `step` of the block, which is cut."""
+        assert self.optimizer is not None
+        summed = self._pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
+        params, opt = self.optimizer.update(list(summed.gradients), state.opt, list(state.params))
+        after, noted, bad = self._checked(
+            state,
+            TrainState(tuple(params), summed.buffers, opt),
+            tally,
+            summed.shown,
+            [summed.losses["loss"], *summed.gradients],
+        )
+        measured = summed.tally
+        if bad is not None:
+            before = tally if tally.sums.size else tally._replace(sums=jnp.zeros_like(measured.sums))
+            measured = chosen(bad, before, measured)
+        return after, measured._replace(skips=noted.skips)
+
+    def _pieces(self, cut: Cut) -> Pieces:
+        assert self.objective is not None
+        looks = self.on_nonfinite != "ignore"
+
+        def forward(params: Any, buffers: Any, x: Any, call: scope.Call) -> Any:
+            result = self.called(params, buffers, x, call)
+            self.adders.update(dict.fromkeys(call.adders))
+            return result
+
+        return Pieces(cut, self.objective, self.call, forward, self.penalties, self.outputs_of, looks)
+
     def _checked(
         self, before: TrainState, after: TrainState, tally: Tally, shown: Sequence[Any], decisive: Sequence[Any]
     ) -> tuple[TrainState, Tally, Array | None]:
@@ -227,22 +286,30 @@ class Steps:
     # -- many steps, compiled. The trip count is an argument, so one program runs any number of steps; cutting a row of
     # -- steps into several executions gives the same bits.
 
-    def _make_train(self, padded: bool) -> Program:
+    def _make_train(self, padded: bool, width: int | None) -> Program:
+        cut = None if width is None else Cut(width, padded, self.eager)
+
         def train(state: TrainState, tally: Tally, block: Block, draw: Any, first: Any, last: Any) -> Any:
             key = pass_key(draw)
 
             def body(i: Any, carry: Any) -> Any:
                 state, tally = carry
+                if cut is not None:
+                    return self.train_in_pieces(state, tally, block, i, key, cut)
                 return self.train_step(state, tally, take(block, i, padded), key)
 
             return self._loop(first, last, body, (state, tally))
 
         return Program(train, donate=(0,), eager=self.eager)
 
-    def _make_test(self, padded: bool) -> Program:
+    def _make_test(self, padded: bool, width: int | None) -> Program:
+        cut = None if width is None else Cut(width, padded, self.eager)
+
         def test(params: Any, buffers: Any, tally: Tally, block: Block, first: Any, last: Any) -> tuple[Any, Tally]:
             def body(i: Any, carry: Any) -> Any:
                 kept, tally = carry
+                if cut is not None:
+                    return kept, self._pieces(cut).tested(params, buffers, tally, block, i)
                 after, tally = self.test_step(params, buffers if kept is None else kept, tally, take(block, i, padded))
                 return after if self.parts.stateful else None, tally
 
@@ -250,11 +317,16 @@ class Steps:
 
         return Program(test, eager=self.eager)
 
-    def _make_predict(self, padded: bool) -> Program:
+    def _make_predict(self, padded: bool, width: int | None) -> Program:
         def predict(params: Any, buffers: Any, x: Any) -> Any:
-            call = scope.Call(training=False)
-            with scope.calling(call):
-                _, predictions, after = self.forward(params, buffers, x, call)
+            def outputs(x: Any) -> Any:
+                call = scope.Call(training=False)
+                with scope.calling(call):
+                    return self.forward(params, buffers, x, call)[1:]
+
+            if width is not None:
+                return predicted(lambda x: outputs(x)[0], x, width, self.eager), None
+            predictions, after = outputs(x)
             return predictions, after if self.parts.stateful else None
 
         return Program(predict, eager=self.eager)
@@ -272,16 +344,37 @@ def pass_key(draw: Any) -> Array:
     return jax.random.fold_in(jax.random.key(draw[0]), draw[1])
 
 
-class TrainRunner:
+class _Runner:
+    """Runs the steps of one kind.
+
+    Attributes:
+        padded: whether batches may hold padding.
+        width: rows that are run at once, of batches that are cut; None: all.
+        program: what is run.
+    """
+
+    kind = ""
+
+    def __init__(self, steps: Steps, padded: bool):
+        self.steps, self.padded = steps, padded
+        self.cut(None)
+
+    def cut(self, width: int | None, rows: int = 0) -> None:
+        """Runs batches of `rows` rows in pieces of `width` from here on; as a whole, if that is None."""
+        padded = self.padded
+        if width is not None and self.steps.row_independent:  # else the last piece has its true shape
+            padded = padded or rows % width != 0
+        self.width, self.program = width, self.steps.program(self.kind, padded, width)
+
+
+class TrainRunner(_Runner):
     """Runs training steps on the model's current arrays and leaves the new ones in the model."""
 
     kind = "train"
 
     def __init__(self, steps: Steps, padded: bool, seed: int, epoch: int):
-        self.steps = steps
+        super().__init__(steps, padded)
         self._draw = np.array([seed, epoch], np.uint32)  # the key of the pass is made of these in the program
-        self.program = steps.program("train", padded)
-        self.padded = padded
 
     def state(self) -> TrainState:
         """The state as the model and the optimizer hold it now."""
@@ -325,17 +418,21 @@ class TrainRunner:
         Raises:
             Exception: whatever a step raises; the model then holds the arrays of the last complete one.
         """
-        if executable.proven and not self.program.may_raise:
-            return self._update(executable, self.state(), block, tally, first, last)
-        for i in range(first, last):  # step by step, and each is waited for
-            state = self.state()
-            copy = None if self.program.may_raise else host_copy(state)
-            try:
-                tally = self._update(executable, state, block, tally, i, i + 1)
-            except jax.errors.JaxRuntimeError:
-                if copy is not None:
-                    self._keep(on_device(copy, state))
-                raise
+        while first < last:  # the first step, and all of a program that may raise, alone: each is waited for
+            ahead = last - first if executable.proven and not self.program.may_raise else 1
+            tally = self._once(executable, block, tally, first, first + ahead)
+            first += ahead
+        return tally
+
+    def _once(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
+        state = self.state()
+        copy = None if self.program.may_raise or executable.proven else host_copy(state)
+        try:
+            tally = self._update(executable, state, block, tally, first, last)
+        except jax.errors.JaxRuntimeError:
+            if copy is not None:
+                self._keep(on_device(copy, state))
+            raise
         executable.proven = True
         return tally
 
@@ -355,16 +452,16 @@ class TrainRunner:
         self.steps.optimizer.state = state.opt
 
 
-class TestRunner:
+class TestRunner(_Runner):
     """Runs evaluation steps; changes nothing in the model but the states of stateful layers."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
     kind = "test"
 
     def __init__(self, steps: Steps, padded: bool):
+        super().__init__(steps, padded)
         assert steps.objective is not None
-        self.steps, self.padded, self._objective = steps, padded, steps.objective
-        self.program = steps.program("test", padded)
+        self._objective = steps.objective
 
     def start(self, block: Block) -> Tally:
         """The tally before any batch."""
@@ -382,6 +479,9 @@ class TestRunner:
         """Steps first … last-1 of the block; returns the tally so far."""
         params, buffers = self.steps.parts.collect()
         kept, tally = executable(params, buffers, tally, block, np.int32(first), np.int32(last))
+        if not executable.proven:  # it may find that the memory does not suffice
+            jax.block_until_ready(tally)
+            executable.proven = True
         if kept is not None:
             self.steps.parts.publish(params, kept)
         return tally

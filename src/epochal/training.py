@@ -55,7 +55,7 @@ class Training:
         optimizer: the optimizer; None before `compile`.
         eager: whether steps run as plain Python.
         steps_per_execution: "auto" or a number.
-        on_nonfinite: as `compile` takes it.
+        on_nonfinite, micro_batch_size: as `compile` takes them.
         history: of the last fit.
         stop: the flags that hooks set.
         inputs: shape and type of a batch, as the model was built; None before.
@@ -69,6 +69,7 @@ class Training:
         self.eager = False
         self.steps_per_execution: int | str = "auto"
         self.on_nonfinite = "ignore"
+        self.micro_batch_size: int | str | None = "auto"
         self.history: History | None = None
         self.stop = {"train": False, "test": False, "predict": False}
         self.inputs: Any = None
@@ -85,13 +86,20 @@ class Training:
         self._optimizer_for: list[str] | None = None  # names of the weights that the optimizer's state belongs to
 
     def compile(
-        self, recipe: Recipe, optimizer: Optimizer, eager: bool, steps_per_execution: int | str, on_nonfinite: str
+        self,
+        recipe: Recipe,
+        optimizer: Optimizer,
+        eager: bool,
+        steps_per_execution: int | str,
+        on_nonfinite: str,
+        micro_batch_size: int | str | None,
     ) -> None:
         """Takes a new recipe; the programs of the old one are dropped."""
         if optimizer is not self.optimizer:
             self._optimizer_for = None
         self.recipe, self.optimizer = recipe, optimizer
         self.eager, self.steps_per_execution, self.on_nonfinite = eager, steps_per_execution, on_nonfinite
+        self.micro_batch_size = micro_batch_size
         self.programs, self.running, self.known = {}, {}, {}
 
     def built_for(self, inputs: Any, outputs: Any = None) -> None:
@@ -300,9 +308,8 @@ class Training:
             outputs = [Output(*row) for row in zip(names, *shapes, strict=True)]
             objective = Objective(recipe, outputs, traced=not self.eager)
             custom, outputs_of = self.model.custom_steps(), lambda p: as_list(p, names)
-            self.programs[key] = Steps(
-                parts, objective, self.optimizer, outputs_of, self.eager, custom, self.on_nonfinite
-            )
+            asked = self.on_nonfinite, self.micro_batch_size
+            self.programs[key] = Steps(parts, objective, self.optimizer, outputs_of, self.eager, custom, *asked)
         self.current = self.programs[key]
         return self.programs[key]
 
@@ -530,9 +537,8 @@ class Data:
 
         Short batches keep their shape where code of a user's may look across the batch.
         """
-        training, objective, way = self._training, programs.objective, self._way
-        assert objective is not None
-        exact_tail = not (objective.row_independent and programs.parts.row_independent)
+        training, way = self._training, self._way
+        exact_tail = not programs.row_independent
         if self.stream is None:
             assert way is not None
             check_labels(programs, self.first)

@@ -60,6 +60,8 @@ class Layer(Configurable, nnx.Module):
     # Whether row i of the output depends on row i of the input alone, or on other rows only through means that leave
     # padding out (`scope.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
     padding_safe = False
+    # Whether a row's output in training depends on the other rows of the batch all the same, padding left out.
+    across_batch = False
     # Whether a mask that comes with the input makes sense for the output, see `compute_mask`.
     supports_masking = False
 
@@ -146,6 +148,11 @@ class Layer(Configurable, nnx.Module):
         Raises:
             ValueError: an array of another shape.
         """
+        self._add(loss)
+        if (call := scope.current()) is not None:
+            call.adders.append(self.name)
+
+    def _add(self, loss: Any) -> None:
         call = scope.current()
         for value in map(jnp.asarray, jax.tree.leaves(loss)):
             if value.shape != ():
@@ -289,10 +296,10 @@ class Layer(Configurable, nnx.Module):
             return
         for part in jax.tree.leaves(y):
             if call.rows is None:
-                self.add_loss(regularizer(part) / part.shape[0])
+                self._add(regularizer(part) / part.shape[0])
             else:  # padding counts for nothing
                 rows = call.rows.reshape(-1, *[1] * (part.ndim - 1))
-                self.add_loss(regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
+                self._add(regularizer(part * rows) / jnp.maximum(call.rows.sum(), 1))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the output for an input of `input_shape` (or a structure of shapes); unknown axes are None."""

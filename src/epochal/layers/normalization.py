@@ -68,6 +68,8 @@ class BatchNormalization(_Affine):
         [[-1.0], [1.0]]
     """
 
+    across_batch = True
+
     def __init__(
         self,
         axis: int = -1,

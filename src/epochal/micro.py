@@ -1,0 +1,194 @@
+"""When batches are run in micro-batches: where it was asked for, and where the memory does not suffice otherwise."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from epochal import memory
+from epochal.display import Display
+from epochal.feed import Block
+from epochal.objective import Tally
+from epochal.program import Executable
+from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.sums import WholeOnly
+
+Runner = TrainRunner | TestRunner
+
+
+class Lack(NamedTuple):
+    """Memory that is missing: what is told, and how many times as much is needed as there is."""
+
+    text: str
+    times: float
+
+
+def width_of(rows: int, most: int | None) -> int | None:
+    """Rows per piece, for pieces of at most `most` rows that are as equal as may be; None where one suffices."""
+    return None if most is None or rows <= most else -(-rows // -(-rows // most))
+
+
+def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:
+    """The executable for blocks like this one; its batches are cut where they have to be.
+
+    Raises:
+        ValueError: they are to be cut, and cannot be.
+        MemoryError: they do not fit into the memory, and cannot be cut, or not small enough.
+    """
+    rows, steps = block.order.shape[1], runner.steps
+    executable = _compiled(runner, block, tally, display)
+    if executable.fits:
+        return executable
+    first = lack = _lack(runner, executable, block, tally)
+    while lack is not None:
+        _narrow(runner, rows, lack)
+        try:
+            executable = _compiled(runner, block, tally, display)
+        except WholeOnly as reason:
+            raise MemoryError(f"{lack.text}. {reason} Or pass a smaller batch_size.") from None
+        lack = _lack(runner, executable, block, tally)
+    if first is not None and steps.micro_batch_size is None:
+        fits = steps.most.pop(runner.kind)
+        raise MemoryError(
+            f"{first.text}, and micro_batch_size=None forbids to cut it. A batch of {fits} fits; or compile with "
+            'micro_batch_size="auto".'
+        )
+    if first is not None:
+        display.note(f"{first.text}: it is run in micro-batches of {runner.width}, with the same result.")
+    executable.fits = True
+    return executable
+
+
+def run(
+    runner: Runner,
+    executable: Executable,
+    block: Block,
+    tally: Tally,
+    span: tuple[int, int],
+    display: Display,
+    whole: Callable[..., Tally] = lambda update, *arguments: update(*arguments),
+) -> tuple[Executable, Tally]:
+    """Runs steps span[0] … span[1]-1 of the block; in smaller pieces, where the memory turns out not to suffice.
+
+    Args:
+        executable: of `prepared`.
+        whole: calls the function that it is given.
+
+    Returns:
+        what has run them, and the tally after them.
+
+    Raises:
+        MemoryError: not even one example at a time fits, or batches cannot be cut. The model is as before the steps.
+    """
+    rows = block.order.shape[1]
+    while True:
+        try:
+            return executable, whole(runner.run, executable, block, tally, *span)
+        except jax.errors.JaxRuntimeError as error:
+            if executable.proven or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            lack = Lack(f"{_piece(runner, rows)} does not fit into the memory ({str(error).splitlines()[0]})", 2)
+            try:
+                if runner.steps.micro_batch_size is None:
+                    raise WholeOnly('micro_batch_size=None forbids to cut it: compile with micro_batch_size="auto".')
+                _narrow(runner, rows, lack)
+                executable = prepared(runner, block, tally, display)
+            except WholeOnly as reason:
+                raise MemoryError(f"{lack.text}. {reason} Or pass a smaller batch_size.") from error
+        display.note(f"{lack.text}: it is run in micro-batches of {runner.width}, with the same result.")
+
+
+def _compiled(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:
+    """The executable for pieces as they are to be now."""
+    rows, steps = block.order.shape[1], runner.steps
+    asked = steps.micro_batch_size if isinstance(steps.micro_batch_size, int) else None
+    width = width_of(rows, steps.most.get(runner.kind, asked))
+    if width is not None:
+        _check_cuttable(steps, f"A batch of {rows} examples is to be run in micro-batches of {width}, but ")
+    runner.cut(width, rows)
+    arguments = runner.arguments(block, tally)
+    if runner.program.ready(*arguments):
+        return runner.program.executable(*arguments)
+    display.compiling(runner.kind)
+    executable = runner.program.executable(*arguments)
+    display.compiled(runner.kind)
+    if width is not None and runner.kind == "train":
+        _tell_what_differs(steps, width, display)
+    return executable
+
+
+def _lack(runner: Runner, executable: Executable, block: Block, tally: Tally) -> Lack | None:
+    """What memory is missing, as far as that is known before a run."""
+    analysis = getattr(executable.function, "memory_analysis", None)
+    if executable.proven or analysis is None:
+        return None
+    needed = memory.program_bytes(executable.function)
+    limit = memory.limit(held=memory.tree_bytes(runner.arguments(block, tally)))
+    if needed <= limit.bytes:
+        return None
+    amounts = f"{memory.shown(needed)}, more than {memory.shown(limit.bytes)} ({limit.source})"
+    return Lack(f"{_piece(runner, block.order.shape[1])} needs {amounts}", needed / limit.bytes)
+
+
+def _piece(runner: Runner, rows: int) -> str:
+    kind, count = ("batch", rows) if runner.width is None else ("micro-batch", runner.width)
+    return f"A {kind} of {count} example{'s' if count > 1 else ''}"
+
+
+def _narrow(runner: Runner, rows: int, lack: Lack) -> None:
+    """Takes pieces of half, a quarter, … of the rows from now on: of the most that may fit.
+
+    Raises:
+        MemoryError: it cannot be.
+    """
+    steps, tried = runner.steps, runner.width or rows
+    if tried == 1:
+        raise MemoryError(
+            f"{lack.text}, and there is no smaller one: take a smaller model, or fewer data at a time. (How much "
+            f"memory to plan with is taken from the environment's {memory.VARIABLE}, if it is set.)"
+        )
+    try:
+        _check_cuttable(steps, f"{lack.text}, and ")
+    except WholeOnly as reason:
+        raise MemoryError(str(reason)) from None
+    # What a piece needs shrinks at most as its rows do.
+    steps.most[runner.kind] = max(1, tried >> max(1, math.ceil(math.log2(lack.times))))
+
+
+def _check_cuttable(steps: Steps, trouble: str) -> None:
+    """Raises WholeOnly, with `trouble` in front, where a batch must stay whole."""
+    reason = None
+    if steps.custom.step is not None:
+        reason = "the model's own train_step() takes whole batches: do without it, or pass a smaller batch_size."
+    elif steps.custom.loss is not None:
+        reason = (
+            "the model's own compute_loss() takes whole batches: pass a loss to compile(), or a smaller batch_size."
+        )
+    elif steps.parts.stateful:
+        layers = ", ".join(steps.parts.stateful)
+        reason = f"stateful layers keep a state per row of the whole batch ({layers}): pass a smaller batch_size."
+    if reason is not None:
+        raise WholeOnly(trouble + reason)
+
+
+def _tell_what_differs(steps: Steps, width: int, display: Display) -> None:
+    """Says, once, for which code a piece of a batch may not be the same as the whole."""
+    if steps.told:
+        return
+    steps.told = True
+    parts = steps.parts
+    if parts.across_batch:
+        warnings.warn(
+            f"Batches are run in micro-batches of {width} examples, over which {', '.join(parts.across_batch)} takes "
+            "statistics, not over the whole batch. LayerNormalization and GroupNormalization do not depend on it; "
+            "compile(micro_batch_size=None) refuses batches that do not fit into the memory instead.",
+            stacklevel=7,
+        )
+    if parts.unknown or steps.adders:
+        added = [f"what {name!r} adds with add_loss() for a mean over examples" for name in steps.adders]
+        alone = [f"{', '.join(parts.unknown)} to treat every example alone"] if parts.unknown else []
+        display.note(f"Batches are run in micro-batches of {width} examples, taking {' and '.join([*alone, *added])}.")
