@@ -19,6 +19,7 @@ import pytest
 from data import breast_cancer, digits
 
 import epochal as keras
+from epochal import memory
 from epochal.cli import main
 from epochal.critical_batch import fit_steps_to_target
 from epochal.report import plateau
@@ -500,3 +501,35 @@ def test_the_command_writes_the_page_and_goes_on(tmp_path, monkeypatch, capsys):
     assert "another kind" in capsys.readouterr().err
     assert main(["study", "iris", "--batch-sizes", "0"]) == 2
     assert "expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_size_that_does_not_fit_into_the_memory_is_cut_or_is_a_row_that_says_so(tmp_path, monkeypatch):
+    def build(pieces="auto"):
+        model = keras.Sequential(
+            [keras.layers.Dense(400, activation="relu", input_shape=(64,)), keras.layers.Dense(10)]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, ["accuracy"], micro_batch_size=pieces)
+        return model
+
+    settings = {
+        "batch_sizes": (8, "full"),
+        "epochs": 1,
+        "updates": 4,
+        "seeds": 1,
+        "learning_rates": (0.1,),
+        "verbose": 0,
+    }
+    whole = keras.batch_size_study(build, *digits(1200), out=tmp_path / "whole", **settings)
+    need = [row["memory_bytes"] for row in whole.table]
+    assert need[0] < 0.8 * need[1]
+    limits = monkeypatch.setattr(memory, "limit", lambda *a, **k: memory.Limit((need[0] + need[1]) // 2, "of the test"))
+    assert limits is None
+    cut = keras.batch_size_study(build, *digits(1200), out=tmp_path / "cut", **settings)
+    for a, b in zip(cut.table, whole.table, strict=True):
+        assert a["equal_updates_val_accuracy"] == pytest.approx(b["equal_updates_val_accuracy"], abs=1 / 240 + 1e-9)
+    assert cut.table[1]["memory_bytes"] < need[1]
+    refused = keras.batch_size_study(lambda: build(None), *digits(1200), out=tmp_path / "refused", **settings)
+    assert refused.table[0]["status"] == "ok"
+    assert "forbids to cut it" in refused.table[1]["status"]
+    assert "forbids to cut it" in refused.report().read_text()

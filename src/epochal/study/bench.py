@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epochal import micro
 from epochal.arguments import check_labels
 from epochal.callbacks.monitor import Monitor
 from epochal.config import serialize
+from epochal.display import Display
 from epochal.feed import ArrayFeed, Stretch
 from epochal.memory import program_bytes
 from epochal.model import Model
@@ -26,6 +28,7 @@ from epochal.sources import Examples, fingerprint
 from epochal.step import TestRunner, TrainRunner
 from epochal.training import Way
 
+_SILENT = Display()
 EVALUATED = 1024  # examples per step of an evaluation, and training examples that a fit's training loss is taken of
 
 
@@ -177,11 +180,11 @@ class Bench:
             tally = None
             for block, first, sizes in feed.epoch(epoch):
                 tally = runner.start(block) if tally is None else tally
-                executable = runner.program.executable(*runner.arguments(block, tally))
+                executable = micro.prepared(runner, block, tally, _SILENT)
                 while first < len(sizes) and mark is not None:
                     last = min(first + mark - done, len(sizes))
                     began = time.perf_counter()
-                    tally = runner.run(executable, block, tally, first, last)
+                    executable, tally = micro.run(runner, executable, block, tally, (first, last), _SILENT)
                     done, first = done + last - first, last
                     if done == mark or first == len(sizes):
                         jax.block_until_ready(self.parts.collect())
@@ -198,8 +201,8 @@ class Bench:
             runner, tally = TestRunner(self.steps, padded), None
             for block, first, sizes in stretches:
                 tally = runner.start(block) if tally is None else tally
-                executable = runner.program.executable(*runner.arguments(block, tally))
-                tally = runner.run(executable, block, tally, first, len(sizes))
+                executable = micro.prepared(runner, block, tally, _SILENT)
+                _, tally = micro.run(runner, executable, block, tally, (first, len(sizes)), _SILENT)
             assert tally is not None
             found.append(runner.read(tally))
         return found
@@ -213,7 +216,7 @@ class Bench:
         feed = ArrayFeed(self.examples, size, True, 0, self._exact_tail)
         runner = TrainRunner(self.steps, feed.padded, 0, 0)
         block = next(iter(feed.epoch(0))).block
-        compiled = runner.program.executable(*runner.arguments(block, runner.start(block))).function
+        compiled = micro.prepared(runner, block, runner.start(block), _SILENT).function
         return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
 
 
