@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
 
 from epochal.layers import convolution
@@ -75,6 +77,33 @@ def test_convolve_equals_xla(case):
         close(
             outcome(functools.partial(convolve, **rest), x, kernel), outcome(functools.partial(xla, **rest), x, kernel)
         )
+
+
+@given(data=st.data())
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+def test_any_convolution_equals_xla(data):
+    rank = data.draw(st.integers(1, 2))
+
+    def sizes(least, most):
+        return tuple(data.draw(st.lists(st.integers(least, most), min_size=rank, max_size=rank)))
+
+    window, strides, groups = sizes(1, 4), sizes(1, 3), data.draw(st.sampled_from([1, 2, 4]))
+    dilation = sizes(1, 2) if max(strides) == 1 else (1,) * rank
+    x, kernel = arrays(sizes(7, 9), window, groups, data.draw(st.integers(1, 3)))
+    padding = data.draw(st.sampled_from(["valid", "same", *["causal"] * (rank == 1)]))
+    rest = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "slices_are_faster", lambda: True)
+        got = outcome(functools.partial(convolve, **rest), x, kernel)
+    close(got, outcome(functools.partial(xla, **rest), x, kernel))
+
+
+def test_max_pool_is_differentiated_in_both_directions(monkeypatch):
+    monkeypatch.setattr(convolution, "slices_are_faster", lambda: True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 1)), jnp.float32)
+    for strides in ((2, 2), (1, 2)):
+        run = functools.partial(max_pool, window=(2, 2), strides=strides)
+        np.testing.assert_array_equal(jax.jacfwd(run)(x), jax.jacrev(run)(x))
 
 
 @pytest.mark.usefixtures("formulation")

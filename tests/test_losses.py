@@ -391,3 +391,25 @@ def test_labels_out_of_range_are_named():
     losses.check_labels(losses.get("ce"), np.array([0.2, 7]), 1)
     with pytest.raises(ValueError, match="holds 7"):
         losses.check_labels(losses.get("ce"), np.array([7]), 3)
+
+
+@pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_probabilities_whose_logits_are_known_cost_the_same(name, monkeypatch):
+    z = jnp.asarray(real3 * 12)  # also beyond the clipping at 1e-7
+    targets = classes3 if name.startswith("sparse") else onehot(classes3)
+    found = []
+    known = losses.functions.activations.logits_of
+    monkeypatch.setattr(
+        losses.functions.activations, "logits_of", lambda p, axis: found.append(known(p, axis)) or found[-1]
+    )
+
+    def value(softmax, z):
+        values = getattr(losses, name)(targets, softmax(z))
+        return (values * jnp.arange(1.0, 6)).sum(), values
+
+    got = jax.jit(jax.grad(lambda z: value(losses.functions.activations.softmax, z), has_aux=True))(z)
+    assert [logits is not None for logits in found] == [True]
+    want = jax.grad(lambda z: value(lambda z: keras.ops.softmax(z), z), has_aux=True)(z)
+    assert found[-1] is None
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)

@@ -5,28 +5,23 @@ JAX's arrays take no attributes, so the mask of an array is kept in a table besi
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import jax
 
-# id of an array -> (the array, weakly, so that a new array with an old id is not taken for it; its mask).
-_masks: dict[int, tuple[weakref.ref, Any]] = {}
+from epochal.beside import Beside
+
+_masks = Beside()
 
 
 def get_mask(array: Any) -> Any:
     """The mask of `array`, bool of shape (n, t) say; None when it has none."""
-    found = _masks.get(id(array))
-    return found[1] if found is not None and found[0]() is array else None
+    return _masks.get(array)
 
 
 def set_mask(array: Any, mask: Any) -> None:
     """Gives `array` a mask; None takes its mask away."""
-    key = id(array)
-    if mask is None:
-        _masks.pop(key, None)
-        return
-    _masks[key] = (weakref.ref(array, lambda _: _masks.pop(key, None)), mask)
+    _masks.put(array, mask)
 
 
 def masks_of(tree: Any) -> Any:

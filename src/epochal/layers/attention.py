@@ -19,6 +19,7 @@ from epochal.layers.base import Layer, Shape
 from epochal.layers.dropout import _Noise
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.inputs import as_input
+from epochal.layers.matmul import multiply
 from epochal.masks import get_mask, set_mask
 
 _FAR = 1e9  # taken off the scores of positions that are left out
@@ -188,7 +189,8 @@ class _Projection(Layer):
 
     def call(self, x: Shaped[Array, "*axes"]) -> Float[Array, "*new_axes"]:
         kernel = self.kernel.get_value()
-        y = jnp.tensordot(x.astype(kernel.dtype), kernel, self.axes)
+        x = x.reshape(*x.shape[: x.ndim - self.axes], -1)
+        y = multiply(x, kernel.reshape(x.shape[-1], -1)).reshape(*x.shape[:-1], *self.shape)
         return y if self.bias is None else y + self.bias.get_value()
 
 

@@ -14,6 +14,7 @@ from epochal import activations, initializers, regularizers
 from epochal.layers import arguments
 from epochal.layers.base import Layer, Shape
 from epochal.layers.dropout import _Noise
+from epochal.layers.matmul import multiply
 from epochal.layers.recurrence import Product, in_loop, products
 
 
@@ -116,10 +117,10 @@ class _Cell(_Noise):
         arguments.check_size(self, "features", kernel.shape[0], x.shape[-1])
         x = x.astype(kernel.dtype)
         if drop is None:
-            z = x @ kernel
+            z = multiply(x, kernel)
         else:
             parts = jnp.split(kernel, len(drop), 1)
-            z = jnp.concatenate([(x * mask) @ part for mask, part in zip(drop, parts, strict=True)], -1)
+            z = jnp.concatenate([multiply(x * mask, part) for mask, part in zip(drop, parts, strict=True)], -1)
         bias = self._input_bias()
         return z if bias is None else z + bias
 

@@ -21,6 +21,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Shaped
 
+from epochal.layers.matmul import multiply
+
 Sizes = Sequence[int]
 Pads = Sequence[tuple[int, int]]
 AnyArray = Array | np.ndarray  # while shapes are being computed, weights are NumPy placeholders
@@ -157,8 +159,7 @@ def max_pool(
     pads = _pool_pads(x, window, strides, padding)
     if not slices_are_faster() or math.prod(window) > MAX_CELLS:
         return lax.reduce_window(x, np.asarray(low, x.dtype), lax.max, *_around(window, strides, pads))
-    parts = _windows(_pad(x, pads, low), window, strides, (1,) * len(window))
-    return functools.reduce(lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b), parts)
+    return _max_by_slices(_pad(x, pads, low), tuple(window), tuple(strides))
 
 
 def average_pool(
@@ -203,7 +204,7 @@ def _convolve_by_slices(x: Array, kernel: AnyArray, strides: Sizes, dilation: Si
     """A convolution of inputs that are padded already, as matrix products of shifted slices."""
     window, (part, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if groups == 1:
-        return _patches(x, window, strides, dilation) @ kernel.reshape(-1, filters)
+        return multiply(_patches(x, window, strides, dilation), kernel.reshape(-1, filters))
     if part == 1:  # depthwise: a sum of scaled slices
         weights = kernel.reshape(-1, groups, filters // groups)
         slices = _windows(x, window, strides, dilation)
@@ -213,6 +214,39 @@ def _convolve_by_slices(x: Array, kernel: AnyArray, strides: Sizes, dilation: Si
     patches = patches.reshape(*patches.shape[:-1], groups, part)
     y = jnp.einsum("...kgp,kpgf->...gf", patches, kernel.reshape(-1, part, groups, filters // groups))
     return y.reshape(*y.shape[:-2], filters)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _max_by_slices(x: Array, window: Sizes, strides: Sizes) -> Array:
+    """The largest value in each window of inputs that are padded already."""
+    return _largest(x, window, strides)[0]
+
+
+@_max_by_slices.defjvp
+def _max_by_slices_jvp(window: Sizes, strides: Sizes, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Keeps one byte for each window, the number of its largest cell, where JAX would keep the comparisons."""
+    y, cell = _largest(primals[0], window, strides)
+    (t,), cells = tangents, math.prod(window)
+    if tuple(window) != tuple(strides):
+        slices = _windows(t, window, strides, (1,) * len(window))
+        return y, functools.reduce(jnp.add, (jnp.where(cell == i, part, 0) for i, part in enumerate(slices)))
+    # Windows that do not overlap are a change of shape: (n, out, window, out, window, …, c).
+    sizes = [size for pair in zip(y.shape[1:-1], window, strict=True) for size in pair]
+    edge = [o * w for o, w in zip(y.shape[1:-1], window, strict=True)]
+    t = lax.slice(t, (0,) * t.ndim, (t.shape[0], *edge, t.shape[-1])).reshape(t.shape[0], *sizes, t.shape[-1])
+    axes = tuple(range(2, t.ndim, 2))
+    number = np.arange(cells, dtype=cell.dtype).reshape(1, *[n for w in window for n in (1, w)], 1)
+    return y, jnp.where(jnp.expand_dims(cell, axes) == number, t, 0).sum(axes)
+
+
+def _largest(x: Array, window: Sizes, strides: Sizes) -> tuple[Array, Array]:
+    """The largest value in each window, and the number of the first cell that holds it; NaN counts as the largest."""
+    first, *others = _windows(x, window, strides, (1,) * len(window))
+    y, cell = first, jnp.zeros(first.shape, jnp.uint8)
+    for i, part in enumerate(others, 1):
+        stays = (y >= part) | jnp.isnan(y)
+        y, cell = jnp.where(stays, y, part), jnp.where(stays, cell, np.uint8(i))
+    return y, cell
 
 
 def _patches(x: Array, window: Sizes, strides: Sizes, dilation: Sizes) -> Array:

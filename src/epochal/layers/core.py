@@ -18,6 +18,7 @@ from epochal import activations, initializers, regularizers
 from epochal.layers import arguments
 from epochal.layers.base import Layer, Shape
 from epochal.layers.graph import SymbolicCall, SymbolicTensor, is_shape
+from epochal.layers.matmul import multiply
 from epochal.layers.naming import fresh_name
 
 
@@ -175,7 +176,7 @@ class Dense(Layer):
     def call(self, x: Shaped[Array, "n *axes features"]) -> Float[Array, "n *axes units"]:
         kernel = self.kernel.get_value()
         arguments.check_size(self, "features", kernel.shape[0], x.shape[-1])
-        y = x.astype(kernel.dtype) @ kernel
+        y = multiply(x, kernel)
         if self.bias is not None:
             y = y + self.bias.get_value()
         return self.activation(y)

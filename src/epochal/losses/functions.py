@@ -7,14 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float
 
+from epochal import activations
 from epochal.losses.shapes import ArrayLike, Number, class_labels, paired
 
 # Keras's `backend.epsilon()`: probabilities are clipped to epsilon … 1 - epsilon before a logarithm.
 EPSILON = 1e-7
+# What that does to the logarithm, in float32.
+LOG_RANGE = float(np.log(np.float32(EPSILON))), float(np.log(np.float32(1.0 - EPSILON)))
 
 
 def _floating(y_pred: ArrayLike) -> Float[Array, " ..."]:
@@ -155,7 +159,8 @@ def categorical_crossentropy(
     y, p = _pair(y_true, y_pred)
     _warn_of_one_class("categorical_crossentropy", p, axis)
     y = _smoothed(y, label_smoothing, p.shape[axis])
-    return -jnp.sum(_times_log(y, _log_chances(p, from_logits, axis)), axis=axis)
+    logits = None if from_logits else _logits_of(y_pred, axis)
+    return -jnp.sum(_times_log(y, _log_chances(p, from_logits, axis, logits)), axis=axis)
 
 
 def categorical_focal_crossentropy(
@@ -182,7 +187,7 @@ def categorical_focal_crossentropy(
     y, p = _pair(y_true, y_pred)
     _warn_of_one_class("categorical_focal_crossentropy", p, axis)
     y = _smoothed(y, label_smoothing, p.shape[axis])
-    logs = _log_chances(p, from_logits, axis)
+    logs = _log_chances(p, from_logits, axis, None if from_logits else _logits_of(y_pred, axis))
     discount = jnp.asarray(alpha, p.dtype) * jnp.power(-jnp.expm1(logs), gamma)
     return -jnp.sum(discount * _times_log(y, logs), axis=axis)
 
@@ -205,15 +210,29 @@ def sparse_categorical_crossentropy(
     """
     labels, p = class_labels(y_true, _floating(y_pred), axis)
     labels = labels.astype(jnp.int32)
+    logits = p if from_logits else _logits_of(y_pred, axis)
+    known = (labels >= 0) & (labels < p.shape[axis])
     if ignore_class is not None:
         # Also in the predictions, so that a NaN at an ignored position reaches neither the loss nor the gradient.
-        valid = labels != ignore_class
-        labels = jnp.where(valid, labels, -1)
-        p = jnp.where(jnp.expand_dims(valid, axis), p, 1.0)
-    logs = _log_chances(p, from_logits, axis)
-    classes = jax.lax.broadcasted_iota(jnp.int32, p.shape, axis % p.ndim)
-    # Choosing, not multiplying by one-hot: a class that is masked with a logit of -inf must not make 0 * inf.
-    return -jnp.sum(jnp.where(jnp.expand_dims(labels, axis) == classes, logs, 0.0), axis=axis)
+        known &= labels != ignore_class
+        p = jnp.where(jnp.expand_dims(known, axis), p, 1.0)
+        logits = None if logits is None else jnp.where(jnp.expand_dims(known, axis), logits, 1.0)
+    if logits is None:
+        total = jnp.squeeze(jnp.sum(p, axis=axis, keepdims=True), axis)
+        logs = jnp.log(jnp.clip(_picked(p, labels, axis) / total, EPSILON, 1.0 - EPSILON))
+    else:
+        logs = _picked(logits, labels, axis) - jax.nn.logsumexp(logits, axis=axis)
+        logs = logs if from_logits else jnp.clip(logs, *LOG_RANGE)
+    return jnp.where(known, -logs, 0.0)
+
+
+def _picked(values: Float[Array, "*s"], labels: Array, axis: int) -> Float[Array, " ..."]:
+    """The values at the labels along `axis`; 0 at labels out of range.
+
+    Choosing, not multiplying by one-hot: a class that is masked with a logit of -inf must not make 0 * inf.
+    """
+    classes = jax.lax.broadcasted_iota(jnp.int32, values.shape, axis % values.ndim)
+    return jnp.sum(jnp.where(jnp.expand_dims(labels, axis) == classes, values, 0.0), axis=axis)
 
 
 def categorical_generalized_cross_entropy(y_true: ArrayLike, y_pred: ArrayLike, q: Number) -> Float[Array, " ..."]:
@@ -301,9 +320,19 @@ def _binary_entropy(y: Float[Array, "*s"], p: Float[Array, "*s"], from_logits: b
     return -(y * jnp.log(p) + (1.0 - y) * jnp.log(1.0 - p))
 
 
-def _log_chances(p: Float[Array, "*s"], from_logits: bool, axis: int) -> Float[Array, "*s"]:
+def _logits_of(y_pred: ArrayLike, axis: int) -> Float[Array, " ..."] | None:
+    """What probabilities are the softmax of, where that is known: a logarithm of an exponential costs two passes."""
+    logits = activations.logits_of(y_pred, axis)
+    return None if logits is None else _floating(logits)
+
+
+def _log_chances(
+    p: Float[Array, "*s"], from_logits: bool, axis: int, logits: Float[Array, "*s"] | None = None
+) -> Float[Array, "*s"]:
     if from_logits:
         return jax.nn.log_softmax(p, axis=axis)
+    if logits is not None:
+        return jnp.clip(jax.nn.log_softmax(logits, axis=axis), *LOG_RANGE)
     return jnp.log(jnp.clip(p / jnp.sum(p, axis=axis, keepdims=True), EPSILON, 1.0 - EPSILON))
 
 
