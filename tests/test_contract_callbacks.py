@@ -348,7 +348,7 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("name", callbacks.__all__)
+@pytest.mark.parametrize("name", [n for n in callbacks.__all__ if n not in ("BatchSizeSchedule", "NoiseScale")])
 def test_I5_signatures_are_those_of_keras(name: str) -> None:
     def arguments(k: Any) -> list[tuple[str, Any, Any]]:
         found = inspect.signature(getattr(k.callbacks, name)).parameters.values()

@@ -14,7 +14,7 @@ from flax import nnx
 
 import epochal as keras
 from epochal import layers
-from epochal.critical_batch import fit_steps_to_target, noise_scale, noise_scale_of_batches
+from epochal.critical_batch import combined, fit_steps_to_target, moments, noise_scale, noise_scale_of_batches
 
 # x ~ N(0, H), y ~ N(0, 1), δ = ½: with q = δᵀHδ, B = 1 + tr(H) (q + 1) / |Hδ|², shared/design/batch-size.md.
 IDENTITY, HARMONIC = np.ones(10), 1 / np.arange(1, 11)
@@ -73,12 +73,29 @@ def test_the_interval_of_a_real_model_holds_the_true_noise_scale(h: np.ndarray, 
     model, within = linear(10), 0
     for seed in range(6):
         x, y = regression(h, 1000, seed)
-        found = keras.gradient_noise_scale(model, x, y, examples=1000)
+        found = keras.gradient_noise_scale(model, x, y, group=1)
         ours = scale_of(gradients_of(x, y), n=1000)
         assert [found.value, found.low, found.high] == pytest.approx([ours.value, ours.low, ours.high], rel=1e-3)
         assert found.trace == pytest.approx(4 * ours.trace, rel=1e-4)  # Keras's loss has no ½
         within += found.low <= truth <= found.high
     assert within >= 5
+
+
+def test_groups_of_examples_tell_what_single_ones_do() -> None:
+    """Their gradients' variance is that of one example over their size; the interval holds as often."""
+    found = []
+    for seed in range(100):
+        means = gradients_of(*regression(HARMONIC, 2048, seed)).reshape(128, 16, 10).mean(1)
+        found.append(scale_of(means, group=16))
+    assert sum(e.low <= 14.095 <= e.high for e in found) >= 90
+    assert np.mean([e.trace for e in found]) / np.mean([e.grad_sq for e in found]) == pytest.approx(14.095, rel=0.02)
+    x, y = diabetes(400)
+    model = linear(10)
+    rows = np.random.default_rng(0).choice(400, 400, replace=False)
+    ours = scale_of(gradients_of(x, y)[rows].reshape(80, 5, 10).mean(1), group=5, n=400)
+    measured = keras.gradient_noise_scale(model, x, y, group=5)
+    assert [measured.value, measured.low, measured.high] == pytest.approx([ours.value, ours.low, ours.high], rel=1e-3)
+    assert measured.examples == 400
 
 
 def test_a_ratio_of_means_finds_what_a_mean_of_ratios_misses() -> None:
@@ -198,7 +215,7 @@ def test_a_mean_gradient_that_may_be_zero_gives_a_lower_end_alone() -> None:
 def test_gradients_that_are_all_alike_have_no_noise() -> None:
     found = scale_of(np.ones((5, 3)))
     assert (found.value, found.low, found.high) == (0, 0, 0)
-    with pytest.raises(ValueError, match="at least 3 examples, got 2"):
+    with pytest.raises(ValueError, match="at least 3 gradients, got 2"):
         scale_of(np.ones((2, 3)))
     with pytest.raises(ValueError, match="0 < b < m"):
         noise_scale_of_batches(np.ones(3), np.ones(3), 8, 8, examples=24)
@@ -233,7 +250,7 @@ def test_gradients_are_those_of_training_on_each_example_alone(eager: bool) -> N
     x, y = ({name: v[:n] for name, v in part.items()} for part in (x, y))
     gradients = by_single_steps(model, x, y, n, **arguments)
     model.compile("adam", **arguments, run_eagerly=eager)
-    found, expected = keras.gradient_noise_scale(model, x, y, chunk=3), scale_of(gradients, n=n)
+    found, expected = keras.gradient_noise_scale(model, x, y, chunk=3, group=1), scale_of(gradients, n=n)
     assert found.trace == pytest.approx(expected.trace, rel=1e-4)
     assert found.grad_sq == pytest.approx(expected.grad_sq, rel=1e-3)
 
@@ -243,11 +260,11 @@ def test_weights_make_the_noise_of_weighted_losses() -> None:
     x, y = diabetes()
     weight = np.random.default_rng(0).uniform(0, 2, len(x))
     model, g = linear(10), gradients_of(x, y)
-    found = keras.gradient_noise_scale(model, x, y, weight)
+    found = keras.gradient_noise_scale(model, x, y, weight, group=1)
     assert found.value == pytest.approx(scale_of(g * weight[:, None]).value, rel=1e-3)
-    plain = keras.gradient_noise_scale(model, x, y)
+    plain = keras.gradient_noise_scale(model, x, y, group=1)
     twice = [np.concatenate([a, a]) for a in (x, y)]
-    halved = keras.gradient_noise_scale(model, *twice, np.repeat([1.0, 0.0], len(x)))
+    halved = keras.gradient_noise_scale(model, *twice, np.repeat([1.0, 0.0], len(x)), group=1)
     assert halved.value == pytest.approx(2 * plain.value + 1, rel=0.01)
 
 
@@ -356,7 +373,7 @@ def test_preconditioned_by_what_the_optimizer_keeps(name: str) -> None:
     if name == "Nadam":
         v = v / (1 - optimizer.beta_2**optimizer.iterations)
     g = 2 * x * (x @ w - y[:, None]) / (np.sqrt(v) + 1e-7)
-    found = keras.gradient_noise_scale(model, x, y, preconditioned=True)
+    found = keras.gradient_noise_scale(model, x, y, preconditioned=True, group=1)
     assert found.value == pytest.approx(scale_of(g).value, rel=1e-3)
     assert found.value != pytest.approx(keras.gradient_noise_scale(model, x, y).value, rel=0.01)
 
@@ -398,7 +415,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="Call compile"):
         measure(of=keras.Sequential([layers.Dense(1)]))
-    for wrong in ({"examples": 0}, {"examples": "all"}, {"chunk": 0}, {"confidence": 95}):
+    for wrong in ({"examples": 0}, {"examples": "all"}, {"group": 0}, {"chunk": 0}, {"confidence": 95}):
         with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))}"):
             measure(**wrong)
     with pytest.raises(ValueError, match="draws examples at random, which a list_iterator does not allow"):
@@ -415,5 +432,72 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(x.reshape(50, 5, 2), y, of=stateful)
     broken = x.copy()
     broken[7] = np.nan
-    with pytest.raises(ValueError, match=r"gradients of 1 of 50 examples are not finite \(row 7 of x first\)"):
+    with pytest.raises(ValueError, match=r"1 of 50 gradients are not finite \(first that of rows \[7\] of x\)"):
         measure(broken, y)
+    with pytest.raises(ValueError, match="at least 3 gradients, got 50 examples in groups of 20"):
+        measure(group=20)
+
+
+# -- the callback
+
+
+def watched(callbacks: Any, epochs: int = 6, n: int = 400, **named: Any) -> tuple[Any, Any]:
+    x, y = diabetes(n)
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([layers.Dense(8, activation="relu"), layers.Dropout(0.2), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    keras.utils.set_random_seed(2)
+    return model, model.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **named).history
+
+
+def test_the_callback_logs_what_a_measurement_at_its_weights_finds_and_changes_nothing() -> None:
+    model, history = watched([keras.callbacks.NoiseScale(every=1, examples=400)], epochs=1)
+    plain, _ = watched([], epochs=1)
+    assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
+    found = keras.gradient_noise_scale(model, *diabetes(400), group=16)
+    low, high = history["noise_scale_low"][0], history["noise_scale_high"][0]
+    assert low < history["noise_scale"][0] < high
+    assert low < found.value < high  # other groups of the same examples
+    assert history["noise_scale"][0] == pytest.approx(found.value, rel=0.2)
+    _, repeated = watched([keras.callbacks.NoiseScale(every=1, examples=400)], epochs=1)
+    assert repeated == history
+
+
+def test_the_callback_averages_five_measurements_and_starts_anew_with_a_new_learning_rate() -> None:
+    callback = keras.callbacks.NoiseScale(every=2, examples=60)
+    counts: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: counts.append(callback.estimate.examples))
+    halved = keras.callbacks.LearningRateScheduler(lambda e: 0.01 if e < 13 else 0.005)
+    _, history = watched([halved, callback, count], epochs=16)
+    each = 8 * 7  # groups of 7
+    assert counts == [each * k for k in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 5, 5, 5, 1, 1)]
+    assert history["noise_scale"][0] == history["noise_scale"][1] != history["noise_scale"][2]
+
+
+@pytest.mark.parametrize("n", [50, 1797, 20_000, 60_000, 1_000_000])
+def test_the_callback_measures_no_more_than_two_percent_pays_for(n: int) -> None:
+    """By count, so that no result depends on the clock; benchmarks/noise_cost.py measures what a gradient costs."""
+    callback = keras.callbacks.NoiseScale()
+    callback._feed = type("Feed", (), {"n": n})()
+    drawn, every = callback.drawn, callback.due_every(callback.drawn)
+    assert callback.COST * drawn <= 0.02 * n * every
+    assert min(n, 128) <= drawn <= 2048
+
+
+def test_measurements_at_different_weights_count_alike() -> None:
+    """Of two problems with one noise scale, gradients of a thousand times the size decide nothing."""
+    random = np.random.default_rng(0)
+    parts = []
+    for scale, noise in ((1000.0, 1.0), (1.0, 3.0), (1.0, 3.0)):
+        g = scale * (np.ones((4000, 20)) + noise * random.normal(size=(4000, 20)))
+        parts.append(moments(np.square(g).sum(1), g @ g.mean(0)))
+    assert [p.trace / p.grad_sq for p in parts] == pytest.approx([1, 9, 9], rel=0.05)
+    found = combined(parts)
+    assert found.value == pytest.approx(1 / np.mean([1 / 2, 1 / 10, 1 / 10]) - 1, rel=0.05)  # |G|²/q = 1 / (1 + B)
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"every": 1.5}, {"examples": True}, {"confidence": 2}])
+def test_arguments_of_the_callback_are_checked(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        keras.callbacks.NoiseScale(**wrong)

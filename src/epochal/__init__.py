@@ -27,7 +27,7 @@ from epochal.metrics import Metric
 from epochal.model import Model
 from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
-from epochal.optimizers import Optimizer
+from epochal.optimizers import Optimizer, scale_learning_rate
 from epochal.regularizers import Regularizer
 from epochal.reproduce import replay
 from epochal.sequential import Sequential
@@ -71,6 +71,7 @@ __all__ = [
     "regularizers",
     "replay",
     "saving",
+    "scale_learning_rate",
     "utils",
     "version",
 ]

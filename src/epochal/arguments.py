@@ -10,6 +10,7 @@ import numpy as np
 
 from epochal import losses, sources
 from epochal.losses.shapes import kind_by_shape
+from epochal.optimizers import scale_learning_rate
 from epochal.sources import Examples
 from epochal.step import Steps
 
@@ -85,6 +86,11 @@ def checked_epochs(initial_epoch: Any, epochs: Any) -> range:
 def check_shuffle(shuffle: Any) -> None:
     if not isinstance(shuffle, bool | np.bool_) and shuffle != "batch":
         raise ValueError(f'Expected shuffle to be True, False or "batch", got {shuffle!r}.')
+
+
+def check_scaling(lr_scaling: Any) -> None:
+    if lr_scaling is not None:
+        scale_learning_rate(lr_scaling, DEFAULT_BATCH_SIZE, DEFAULT_BATCH_SIZE)
 
 
 def check_view(view_metrics: Any) -> None:

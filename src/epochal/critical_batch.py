@@ -8,12 +8,12 @@ interval estimation"), which has no upper end where the data do not tell the mea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 Values = Float[np.ndarray, "k"]
 
@@ -57,8 +57,32 @@ class NoiseEstimate:
         )
 
 
-def noise_scale(squares: Values, products: Values, *, n: int | None = None, confidence: float = 0.95) -> NoiseEstimate:
-    """The noise scale from the gradients of N examples at the same weights.
+class Moments(NamedTuple):
+    """What the gradients of some examples at the same weights tell.
+
+    Attributes:
+        grad_sq, trace: |G|² and tr Σ.
+        covariance: theirs, trace first: the variance of `trace`, the covariance, the variance of `grad_sq`.
+        examples: how many.
+        gradients: of how many groups of them.
+    """
+
+    grad_sq: float
+    trace: float
+    covariance: tuple[float, float, float]
+    examples: int
+    gradients: int
+
+
+def noise_scale(
+    squares: Values, products: Values, *, group: int = 1, n: int | None = None, confidence: float = 0.95
+) -> NoiseEstimate:
+    """The noise scale from the gradients of N examples, or groups, at the same weights: `moments` and `combined`."""
+    return combined([moments(squares, products, group)], n=n, confidence=confidence)
+
+
+def moments(squares: Values, products: Values, group: int = 1) -> Moments:
+    """|G|² and tr Σ from the gradients of N examples, or groups of them, at the same weights.
 
     With q = mean |g_i|² and p = |ḡ|²: |G|² = (N p - q) / (N - 1) and tr Σ = (q - p) N / (N - 1), without bias. Their
     covariance is the jackknife's: leaving an example out changes q and p by what |g_i|² and g_i·ḡ tell.
@@ -66,24 +90,46 @@ def noise_scale(squares: Values, products: Values, *, n: int | None = None, conf
     Args:
         squares: (N,) |g_i|².
         products: (N,) g_i·ḡ, where ḡ is the mean of the N gradients.
-        n: how many examples there are to draw from.
-        confidence: of the interval.
+        group: of how many examples each gradient is the mean: their variance is that of one example over this.
 
     Raises:
-        ValueError: fewer than 3 examples.
+        ValueError: fewer than 3 gradients.
     """
     squares, products = np.asarray(squares, np.float64), np.asarray(products, np.float64)
     count = len(squares)
     if count < 3:
-        raise ValueError(f"Expected the gradients of at least 3 examples, got {count}.")
+        raise ValueError(f"Expected at least 3 gradients, got {count}.")
     q, p = squares.mean(), products.mean()  # the mean of g_i·ḡ is |ḡ|²
-    grad_sq, trace = _moments(q, p, count)
+    grad_sq, trace = _split(q, p, count)
     without_q = (count * q - squares) / (count - 1)
     without_p = (count**2 * p - 2 * count * products + squares) / (count - 1) ** 2
-    left_out = np.stack(_moments(without_q, without_p, count - 1))
+    left_out = np.stack(_split(without_q, without_p, count - 1))
     deviations = left_out - left_out.mean(axis=1, keepdims=True)
     covariance = deviations @ deviations.T * ((count - 1) / count)
-    return _estimate(grad_sq, trace, covariance, count, n, confidence, count - 1)
+    top, both, bottom = _triangle(covariance[::-1, ::-1])
+    covariance = top * group**2, both * group, bottom
+    return Moments(float(grad_sq), float(trace) * group, covariance, count * group, count)
+
+
+def combined(measured: Sequence[Moments], *, n: int | None = None, confidence: float = 0.95) -> NoiseEstimate:
+    """The noise scale from measurements at different weights.
+
+    They are averaged before they are divided. Gradients shrink by orders of magnitude in the course of training, so
+    each measurement is first divided by its mean |g_i|² = |G|² + tr Σ, else the oldest would decide.
+
+    Args:
+        measured: one or more; the sizes of the result's `grad_sq` and `trace` are those of the last.
+        n: how many examples there are to draw from.
+        confidence: of the interval.
+    """
+    last = measured[-1].grad_sq + measured[-1].trace
+    scales = np.array([last / (m.grad_sq + m.trace) if m.grad_sq + m.trace else 1.0 for m in measured]) / len(measured)
+    grad_sq, trace = (float(scales @ np.array([getattr(m, name) for m in measured])) for name in ("grad_sq", "trace"))
+    top, both, bottom = np.square(scales) @ np.array([m.covariance for m in measured])
+    examples = sum(m.examples for m in measured)
+    covariance = float(top), float(both), float(bottom)
+    freedom = sum(m.gradients for m in measured) - 1
+    return _estimate(grad_sq, trace, covariance, examples, n, confidence, freedom)
 
 
 def noise_scale_of_batches(
@@ -110,28 +156,39 @@ def noise_scale_of_batches(
         raise ValueError(f"Expected at least 3 measurements with 0 < b < m, got {count} with b={b:g}, m={m:g}.")
     values = np.stack([(m * large - b * small) / (m - b), (small - large) / (1 / b - 1 / m)])
     grad_sq, trace = values.mean(axis=1)
-    return _estimate(grad_sq, trace, np.cov(values) / count, examples, None, confidence, count - 1)
+    covariance = _triangle(np.cov(values[::-1]) / count)
+    return _estimate(float(grad_sq), float(trace), covariance, examples, None, confidence, count - 1)
 
 
-def _moments(q: Any, p: Any, count: int) -> tuple[Any, Any]:
+def _triangle(covariance: np.ndarray) -> tuple[float, float, float]:
+    return float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])
+
+
+def _split(q: Any, p: Any, count: int) -> tuple[Any, Any]:
     """|G|² and tr Σ from the mean of |g_i|² and |ḡ|² of so many examples."""
     return (count * p - q) / (count - 1), (q - p) * count / (count - 1)
 
 
 def _estimate(
-    grad_sq: float, trace: float, covariance: np.ndarray, examples: int, n: int | None, confidence: float, freedom: int
+    grad_sq: float,
+    trace: float,
+    covariance: tuple[float, float, float],
+    examples: int,
+    n: int | None,
+    confidence: float,
+    freedom: int,
 ) -> NoiseEstimate:
     if not 0 < confidence < 1:
         raise ValueError(f"Expected confidence between 0 and 1, got {confidence!r}.")
     if trace == 0 and grad_sq > 0:  # all gradients are equal: there is no noise
-        return NoiseEstimate(0.0, 0.0, 0.0, float(grad_sq), 0.0, examples, n, confidence)
-    low, high = ratio_interval(trace, grad_sq, covariance[::-1, ::-1], confidence, freedom)
+        return NoiseEstimate(0.0, 0.0, 0.0, grad_sq, 0.0, examples, n, confidence)
+    low, high = ratio_interval(trace, grad_sq, covariance, confidence, freedom)
     value = trace / grad_sq if grad_sq > 0 else math.inf
-    return NoiseEstimate(float(value), low, high, float(grad_sq), float(trace), examples, n, confidence)
+    return NoiseEstimate(value, low, high, grad_sq, trace, examples, n, confidence)
 
 
 def ratio_interval(
-    top: float, bottom: float, covariance: np.ndarray, confidence: float, freedom: int
+    top: float, bottom: float, covariance: tuple[float, float, float], confidence: float, freedom: int
 ) -> tuple[float, float]:
     """Fieller's interval for top / bottom, both estimates of numbers >= 0.
 
@@ -140,14 +197,12 @@ def ratio_interval(
 
     Args:
         top, bottom: the estimates.
-        covariance: (2, 2) theirs, top first.
+        covariance: the variance of the top, the covariance, the variance of the bottom.
         confidence: of the interval.
         freedom: degrees of freedom of the covariance.
     """
-    t2 = stdtrit(freedom, 0.5 + confidence / 2) ** 2
-    a = bottom**2 - t2 * covariance[1, 1]
-    b = top * bottom - t2 * covariance[0, 1]
-    c = top**2 - t2 * covariance[0, 0]
+    t2 = _quantile(freedom, confidence) ** 2
+    a, b, c = bottom**2 - t2 * covariance[2], top * bottom - t2 * covariance[1], top**2 - t2 * covariance[0]
     discriminant = b * b - a * c
     if discriminant < 0 or (a > 0 and bottom < 0):
         return 0.0, math.inf
@@ -158,6 +213,13 @@ def ratio_interval(
         return 0.0, math.inf
     root = math.sqrt(discriminant)
     return float(c / (b + root)), math.inf  # root > |b|, since a <= 0 < c
+
+
+def _quantile(freedom: int, confidence: float) -> float:
+    """How many standard errors to both sides the interval of a mean reaches (Student's t)."""
+    from scipy.special import stdtrit  # takes a quarter of a second to import
+
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
 @dataclass(frozen=True)
@@ -217,7 +279,7 @@ def fit_steps_to_target(m: Any, steps: Any, *, confidence: float = 0.95) -> Step
     freedom = len(m) - 2
     allowed = math.inf
     if freedom:
-        allowed = errors[best] * (1 + stdtrit(freedom, 0.5 + confidence / 2) ** 2 / freedom) + 1e-12
+        allowed = errors[best] * (1 + _quantile(freedom, confidence) ** 2 / freedom) + 1e-12
     inside = np.flatnonzero(errors <= allowed).tolist()
 
     def at(i: int) -> float:

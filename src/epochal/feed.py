@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from epochal.order import Batches, Place, Table
-from epochal.sources import Examples, fingerprint, found
+from epochal.sources import Examples, fingerprint, found, read_rows
 from epochal.streams import Drawn, Stream
 
 
@@ -113,6 +113,7 @@ class Feed:
         n: examples per epoch; of a stream, those of the last epoch.
         batches: that the last epoch of a stream had; `drawn`: that all its epochs had.
         dry: whether the data has ended for good.
+        resizable: whether `resize` and `taken` work.
     """
 
     steps: int | None = None
@@ -120,7 +121,7 @@ class Feed:
     batch_size: int | None = None
     limit: int | None = None
     n = batches = drawn = 0
-    dry = False
+    dry = resizable = False
 
     @property
     def short(self) -> bool:
@@ -156,6 +157,22 @@ class Feed:
         """Goes on at a place, before any epoch is begun; batch sizes may differ from those it was noted with."""
         raise NotImplementedError
 
+    def resize(self, epoch: int, batch_size: int) -> None:
+        """Cuts the data into batches of another size, from the beginning of `epoch` on (or from where the run goes on).
+
+        Raises:
+            ValueError: batches come as they are.
+        """
+        raise ValueError("The batch size can be changed for arrays in memory only; these batches come as they are.")
+
+    def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
+        """The examples with these numbers: x, y and weight, on the host.
+
+        Raises:
+            ValueError: examples come as they are, and have no numbers.
+        """
+        raise ValueError("Examples can be drawn at random from arrays in memory only; these batches come as they are.")
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data from other data: sizes and types, and a digest of some rows where there are rows."""
         raise NotImplementedError
@@ -186,6 +203,8 @@ class ArrayFeed(Feed):
         steps: the batches of an epoch; None is one pass, -1 an epoch without end.
         pivot: one row of targets per output; the first row when not given.
     """
+
+    resizable = True
 
     def __init__(
         self,
@@ -231,9 +250,18 @@ class ArrayFeed(Feed):
         return asdict(self._batches.place(epoch, batch))
 
     def seek(self, place: dict[str, Any]) -> None:
-        self._batches = self._batches.at(Place(**place))
-        self.steps = self._batches.length(place["epoch"])
-        self.padded = not self.exact_tail and not self._batches.even
+        self._cut_into(self._batches.at(Place(**place)), place["epoch"])
+
+    def resize(self, epoch: int, batch_size: int) -> None:
+        self.batch_size = min(batch_size, self.n)
+        self._cut_into(self._batches.resized(epoch, self.batch_size), epoch)
+
+    def _cut_into(self, batches: Batches, epoch: int) -> None:
+        self._batches, self.steps = batches, batches.length(epoch)
+        self.padded = not self.exact_tail and not batches.even
+
+    def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
+        return read_rows((self._examples.x, self._examples.y, self._examples.weight), rows)
 
     def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
         return found(self._examples, self._batches.rows(epoch, batch))

@@ -1,4 +1,4 @@
-"""Gradients of single examples at frozen weights, reduced to two numbers each."""
+"""Gradients of single examples, or of small groups, at frozen weights; reduced to two numbers each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch
@@ -16,38 +16,38 @@ from epochal.random import SeedState
 from epochal.state import Parts
 from epochal.step import Steps, pass_key
 
-CHUNK_BYTES = 64 * 2**20  # for the gradients of as many examples as are computed together
+CHUNK_BYTES = 64 * 2**20  # for the gradients that are in memory together
 MOST_TOGETHER = 128
 
 
 def chunk_size(parts: Parts) -> int:
-    """How many examples' gradients are computed at a time."""
+    """How many gradients are in memory at a time."""
     size = sum(a.nbytes for a in parts.collect()[0])
-    return max(1, min(MOST_TOGETHER, CHUNK_BYTES // size))
+    return max(1, min(MOST_TOGETHER, CHUNK_BYTES // max(size, 1)))
 
 
 def squares_and_products(
-    steps: Steps, data: tuple[Any, Any, Any], ids: np.ndarray, seed: int, chunk: int, scale: list[Array] | None
+    steps: Steps, data: tuple[Any, Any, Any], ids: np.ndarray, seed: int, chunk: int, scale: list[Array] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """|g_i|² and g_i·ḡ of N examples, float32 (N,) each, at the model's current weights, which stay as they are.
+    """|g_i|² and g_i·ḡ of N groups of b examples, float32 (N,) each, at the model's weights, which stay as they are.
 
-    g_i is the gradient of what training minimises on a batch of example i alone: sample weights and masks in it,
-    penalties once, dropout with a mask of its own, moving statistics frozen. The gradients are computed twice, since ḡ
-    is known after the first time only; so no more than `chunk` of them are ever in memory.
+    g_i is the gradient of what training minimises on a batch of group i alone: sample weights and masks in it,
+    penalties once, dropout with masks of its own, moving statistics frozen. No more than `chunk` of them are ever in
+    memory: of more groups they are computed twice, since ḡ is known after the first time only.
 
     Args:
         steps: the model's programs.
-        data: (x, y, weight) with N rows each.
-        ids: (N,) which examples they are.
+        data: (x, y, weight) of shapes (N, b, …).
+        ids: (N, b) which examples they are.
         seed: of the dropout masks.
-        chunk: how many examples at a time.
+        chunk: how many groups at a time.
         scale: what gradients are multiplied with, one array per parameter; None leaves them as they are.
     """
     program = steps.kept.setdefault("gradients", Program(lambda *a: _reduced(steps, *a), eager=steps.eager))
     state, count, draw = steps.parts.collect(), len(ids), np.array([seed, 0], np.uint32)
-    direction: Any = [jnp.zeros_like(p) for p in state[0]]
+    direction: Any = None
     found: Any = ()
-    for _ in range(2):
+    for _ in range(1 if count <= chunk else 2):
         total, pieces = [jnp.zeros_like(p) for p in state[0]], []
         for start in range(0, count, chunk):
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
@@ -61,34 +61,45 @@ def squares_and_products(
     return found
 
 
+def grouped(data: Any, rows: np.ndarray, group: int) -> tuple[Any, np.ndarray]:
+    """Arrays of N rows and their numbers as groups of so many, shapes (N / group, group, …)."""
+    return jax.tree.map(lambda a: np.asarray(a).reshape(-1, group, *a.shape[1:]), data), rows.reshape(-1, group)
+
+
 def _reduced(
     steps: Steps, params: Any, buffers: Any, part: Any, draw: Any, direction: Any, total: Any, scale: Any
 ) -> tuple[Array, Array, Any]:
-    """|g_i|² and g_i·direction of the rows, and `total` with the gradients of those that are real added."""
+    """|g_i|² and g_i·direction of the groups, and `total` with the gradients of those that are real added.
+
+    Without a direction it is the mean of the real groups' gradients.
+    """
     (data, ids, real), key = part, pass_key(draw)
 
-    def of_one(row: Any, number: Array) -> tuple[Array, Array, Any]:
-        gradients = gradient_of_one(steps, params, buffers, row, number, key)
-        if scale is not None:
-            gradients = [g * s for g, s in zip(gradients, scale, strict=True)]
-        square = sum((jnp.sum(jnp.square(g)) for g in gradients), jnp.zeros(()))
-        product = sum((jnp.sum(g * d) for g, d in zip(gradients, direction, strict=True)), jnp.zeros(()))
-        return square, product, gradients
+    def of_one(group: Any) -> list[Array]:
+        rows, numbers = group
+        gradients = _gradient(steps, params, buffers, rows, numbers, key)
+        return gradients if scale is None else [g * s for g, s in zip(gradients, scale, strict=True)]
 
     if steps.eager:
-        rows = [of_one(jax.tree.map(lambda a, i=i: a[i], data), ids[i]) for i in range(len(ids))]
-        squares, products, gradients = jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+        groups = [of_one(jax.tree.map(lambda a, i=i: a[i], (data, ids))) for i in range(len(ids))]
+        gradients = jax.tree.map(lambda *parts: jnp.stack(parts), *groups)
+    elif ids.shape[1] == 1:
+        gradients = jax.vmap(of_one)((data, ids))
     else:
-        squares, products, gradients = jax.vmap(of_one)(data, ids)
-    total = [t + jnp.tensordot(real.astype(g.dtype), g, 1) for t, g in zip(total, gradients, strict=True)]
-    return squares, products, total
+        gradients = lax.map(of_one, (data, ids))
+    flat = [g.reshape(len(ids), -1) for g in gradients]
+    sums = [real.astype(g.dtype) @ g for g in flat]
+    along = [s / real.sum() for s in sums] if direction is None else [d.ravel() for d in direction]
+    squares = sum((jnp.square(g).sum(axis=1) for g in flat), jnp.zeros(len(ids)))
+    products = sum((g @ d for g, d in zip(flat, along, strict=True)), jnp.zeros(len(ids)))
+    return squares, products, [t + s.reshape(t.shape) for t, s in zip(total, sums, strict=True)]
 
 
-def gradient_of_one(steps: Steps, params: Any, buffers: Any, row: Any, number: Array, key: Array) -> list[Array]:
-    """The gradient of what training minimises on a batch of one row (x, y, weight), one array per parameter."""
-    x, y, weight = jax.tree.map(lambda a: a[None], row)
-    batch = Batch(x, y, weight, None, jnp.ones(()), number[None])
-    own = _own_streams(steps.parts, buffers, number)
+def _gradient(steps: Steps, params: Any, buffers: Any, data: Any, ids: Array, key: Array) -> list[Array]:
+    """The gradient of what training minimises on a batch of these rows (x, y, weight), one array per parameter."""
+    x, y, weight = data
+    batch = Batch(x, y, weight, None, jnp.float32(ids.shape[0]), ids)
+    own = _own_streams(steps.parts, buffers, ids[0])
 
     def loss_of(params: Any) -> Array:
         call = steps.call(batch, key)
@@ -101,7 +112,7 @@ def gradient_of_one(steps: Steps, params: Any, buffers: Any, row: Any, number: A
 
 
 def _own_streams(parts: Parts, buffers: Any, number: Array) -> Any:
-    """The buffers, with random streams of a module's own that differ from example to example."""
+    """The buffers, with random streams of a module's own that differ from group to group."""
 
     def own(node: Any, value: Array) -> Array:
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):

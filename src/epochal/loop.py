@@ -115,6 +115,7 @@ class Session:
         history: the record of a fit, for what is in no logs.
         until: epoch and batch before which training ends with `Reached`.
         pace: steps per execution that passes of each kind have arrived at.
+        paced_for: the batch size that training has arrived at its pace with.
     """
 
     model: Any
@@ -129,6 +130,13 @@ class Session:
     history: History | None = None
     until: tuple[int, int] | None = None
     pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
+    paced_for: int | None = None
+
+    def keep_pace(self, batch_size: int | None) -> None:
+        """Before an epoch with batches of this size: executions stay as short as they were."""
+        if batch_size and self.paced_for:
+            self.pace["train"] = max(1, self.pace["train"] * self.paced_for // max(batch_size, self.paced_for))
+        self.paced_for = batch_size
 
 
 class Reached(Exception):
@@ -161,10 +169,11 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
             _say_dry(feed, epoch, epochs)
             break
         calls.on_epoch_begin(epoch)
-        display.epoch_begin(epoch, feed.steps)
         if saved is not None and start.within:
             saved.put_back()
+        display.epoch_begin(epoch, feed.steps)
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
+        session.keep_pace(feed.batch_size)
         if not start.trained:
             logs = run_pass(session, runner, feed, epoch, replace(start, within=True))
         feed.end_epoch()

@@ -19,6 +19,7 @@ from epochal import calls, loop, optimizers, saving, scope
 from epochal.arguments import (
     Checked,
     check_inputs,
+    check_scaling,
     check_shuffle,
     check_view,
     checked_batch_size,
@@ -221,6 +222,7 @@ class Model(Layer):
         use_multiprocessing: Checked = None,
         view_metrics: Checked = False,
         resume_from: str | Path | None = None,
+        lr_scaling: Checked = None,
     ) -> History:
         """Trains the model.
 
@@ -254,6 +256,8 @@ class Model(Layer):
             resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote, or path of a model that
                 `callbacks.ModelCheckpoint(…, save_state=True)` wrote: go on from the newest of them, exactly where it
                 was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
+            lr_scaling: a rule of `epochal.scale_learning_rate` by which the learning rate, taken to be right for
+                batches of 32, is changed for this fit's batch size; behind the fit it is what it was. None does not.
 
         Returns:
             a `History`: `.history` maps each reported name to a list with one value per epoch.
@@ -270,6 +274,7 @@ class Model(Layer):
         check_shuffle(shuffle)
         check_view(view_metrics)
         due = validation_due(validation_freq)
+        check_scaling(lr_scaling)
         checked_batch_size(validation_batch_size, 1, "validation_batch_size")
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
@@ -283,6 +288,7 @@ class Model(Layer):
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
             )
+            said = training.scale_rate(lr_scaling, data.batch_size, closing)
             steps = training.steps(data.first, recipe)
             feed = data.feed(steps)
             with naming("validation_data"):
@@ -292,6 +298,9 @@ class Model(Layer):
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
             session.history, session.until = history, training.until
+            session.callbacks.set_run(steps, feed)
+            if said:
+                session.display.note(said)
             keeping.begin(session, feed, held, seed)
             compiled_before = steps.compile_seconds
 

@@ -117,6 +117,11 @@ class Batches:
         """The same batches for a run that goes on at `place`."""
         return Batches(self._n, self._m, self._shuffle, self._seed, self._steps, place)
 
+    def resized(self, epoch: int, batch_size: int) -> Batches:
+        """The same passes in batches of another size, from an epoch's beginning or from where the run goes on."""
+        start = self.place(epoch, self._start.batch if epoch == self._start.epoch else 0)
+        return Batches(self._n, batch_size, self._shuffle, self._seed, self._steps, start)
+
     def place(self, epoch: int, batch: int) -> Place:
         """Where batch number `batch` of an epoch begins."""
         begin = self._start.batch if epoch == self._start.epoch else 0

@@ -17,6 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from epochal import loop, scope, sources
 from epochal.arguments import (
+    DEFAULT_BATCH_SIZE,
     array_chunks,
     check_labels,
     checked_batch_size,
@@ -37,6 +38,7 @@ from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
 from epochal.optimizers import Optimizer
+from epochal.optimizers.scaling import scaled
 from epochal.random import next_seed
 from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
@@ -375,6 +377,23 @@ class Training:
         else:  # layers were frozen or thawed: what is kept for the others stays
             optimizer.state = optimizer.carry(optimizer.state, self._optimizer_for, params)
         self._optimizer_for = list(parts.names)
+
+    def scale_rate(self, rule: str | None, batch_size: int | None, closing: ExitStack) -> str | None:
+        """Changes the learning rate, right for batches of 32, until `closing` closes; what there is to say of it.
+
+        Raises:
+            ValueError: batches that come as they are, or an optimizer that the rule cannot be applied to.
+        """
+        if rule is None:
+            return None
+        if batch_size is None:
+            raise ValueError("lr_scaling needs a batch size: expected arrays, got batches that come as they are.")
+        optimizer = self.optimizer
+        assert optimizer is not None
+        factor = closing.enter_context(scaled(optimizer, rule, DEFAULT_BATCH_SIZE, batch_size))
+        if factor == 1:
+            return None
+        return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
 
     def next_draw(self) -> tuple[int, int]:
         """What the next call of `train_on_batch` draws masks by."""

@@ -39,6 +39,12 @@ class Callback:
         """Called once before training."""
         self.params = params
 
+    def set_run(self, steps: Any, feed: Any) -> None:
+        """Called once before `fit` trains, with its programs and its data (`step.Steps`, `feed.Feed`). Not in Keras.
+
+        What a callback cannot do with them it says here, as a ValueError: nothing has changed yet.
+        """
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
 

@@ -83,6 +83,9 @@ class CallbackList(Callback):
         super().set_params(params)
         self.call("set_params", params)
 
+    def set_run(self, steps: Any, feed: Any) -> None:
+        self.call("set_run", steps, feed)
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.call("on_train_begin", _given(logs))
 

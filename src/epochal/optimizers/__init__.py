@@ -13,6 +13,7 @@ from epochal.names import find
 from epochal.optimizers import schedules
 from epochal.optimizers.base import Optimizer, OptState
 from epochal.optimizers.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lamb, Lion, Nadam, RMSprop
+from epochal.optimizers.scaling import scale_learning_rate
 from epochal.optimizers.schedules import LearningRateSchedule
 from epochal.optimizers.special import Adafactor, Ftrl, Muon, OptaxOptimizer
 
@@ -34,6 +35,7 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "get",
+    "scale_learning_rate",
     "schedules",
 ]
 

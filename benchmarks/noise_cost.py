@@ -1,0 +1,100 @@
+"""What callbacks.NoiseScale costs: the share of the training time that it takes, at its default.
+
+    python benchmarks/noise_cost.py
+
+For each model, fits with and without the callback take turns; compiling is left out. "share" is the time spent in the
+callback over the time of the fit, "ratio" the median over turns of fit with / fit without, "factor" what an example's
+gradient by itself costs in multiples of its training, which `NoiseScale.COST` is to be at least.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from data import digits
+
+import epochal as keras
+from epochal import layers
+
+TURNS = 5
+
+
+class Timed(keras.callbacks.NoiseScale):
+    """Counts the seconds it takes, and the examples whose gradients it took."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self.seconds, self.gradients = 0.0, 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        started = time.perf_counter()
+        super().on_epoch_end(epoch, logs)
+        self.seconds += time.perf_counter() - started
+
+    def _measure(self, epoch: int, drawn: int) -> None:
+        super()._measure(epoch, drawn)
+        self.gradients += drawn
+
+
+def mlp(n: int) -> tuple[Any, Any, Any, int]:
+    x, y = (np.resize(a, (n, *a.shape[1:])) for a in digits())
+    return keras.Sequential([layers.Dense(64, activation="relu"), layers.Dense(10, activation="softmax")]), x, y, 32
+
+
+def wide(n: int) -> tuple[Any, Any, Any, int]:
+    x, y = (np.resize(a, (n, *a.shape[1:])) for a in digits())
+    hidden = [layers.Dense(512, activation="relu"), layers.Dropout(0.3), layers.Dense(512, activation="relu")]
+    return keras.Sequential([*hidden, layers.Dense(10, activation="softmax")]), x, y, 128
+
+
+def cnn(n: int) -> tuple[Any, Any, Any, int]:
+    x, y = (np.resize(a, (n, *a.shape[1:])) for a in digits())
+    convolutions = [layers.Conv2D(16, 3, activation="relu"), layers.Conv2D(32, 3, activation="relu")]
+    model = keras.Sequential([*convolutions, layers.Flatten(), layers.Dense(10, activation="softmax")])
+    return model, x.reshape(-1, 8, 8, 1), y, 32
+
+
+def lstm(n: int) -> tuple[Any, Any, Any, int]:
+    x, y = (np.resize(a, (n, *a.shape[1:])) for a in digits())
+    return keras.Sequential([layers.LSTM(32), layers.Dense(10, activation="softmax")]), x.reshape(-1, 8, 8), y, 32
+
+
+def measured(name: str, make: Any, n: int, epochs: int) -> None:
+    model, x, y, batch_size = make(n)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    callback = Timed()
+
+    def fit(callbacks: list[Any]) -> float:
+        history = model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)
+        return history.seconds - history.compile_seconds
+
+    fit([callback]), fit([])
+    ratios, shares, factors = [], [], []
+    for _ in range(TURNS):
+        plain, watched = fit([]), fit([callback])
+        ratios.append(watched / plain)
+        shares.append(callback.seconds / watched)
+        factors.append(callback.seconds / callback.gradients / (plain / epochs / n))
+    every = callback.due_every(callback.drawn)
+    print(
+        f"| {name}, n = {n:,} | {epochs} | {callback.drawn} every {every} | {100 * statistics.median(shares):.2f} % | "
+        f"{statistics.median(ratios):.3f} | {statistics.median(factors):.1f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    print("| model | epochs | drawn | share | ratio | factor |\n|---|---|---|---|---|---|")
+    measured("MLP 64-64-10", mlp, 1797, 120)
+    measured("MLP 64-64-10", mlp, 50_000, 6)
+    measured("MLP 64-512-512-10, dropout", wide, 20_000, 6)
+    measured("CNN 16-32", cnn, 1797, 40)
+    measured("CNN 16-32", cnn, 20_000, 3)
+    measured("LSTM 32", lstm, 20_000, 4)

@@ -1,0 +1,126 @@
+"""Measures the gradient noise scale while a model trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from epochal.callbacks.base import Callback, Logs
+from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
+from epochal.gradients import chunk_size, grouped, squares_and_products
+
+
+class NoiseScale(Callback):
+    """Measures the gradient noise scale after epochs, and logs it with its interval.
+
+    It logs `noise_scale`, `noise_scale_low` and `noise_scale_high` (95 %), in examples; infinite where the mean
+    gradient cannot be told from zero. Each measurement draws examples at random and takes their gradients at the
+    weights after the epoch, as `gradient_noise_scale` does. The last five since the learning rate changed are averaged.
+    What is measured depends on the epoch's number alone, so a run that goes on logs the same.
+
+    Args:
+        every: measure after every so many epochs, the first one among them. None: as many as keep the cost of a
+            measurement below 2 % of the time that they take to train.
+        examples: how many examples are drawn for a measurement; the noise scales that it can tell reach about as far.
+            None: 128, or more where epochs are so long that a part of 2 % of each would be left.
+        seed: of the draws.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: arguments out of their range; before training, data that is not arrays in memory.
+
+    Attributes:
+        estimate: the last `epochal.critical_batch.NoiseEstimate`; None before the first measurement.
+    """
+
+    GROUP = 16  # gradients of single examples would cost up to a hundred times what training on them does
+    COST = 5  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
+    SHARE = 0.02
+    KEPT = 5
+
+    def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
+        for name, value in (("every", every), ("examples", examples)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"Expected {name} to be None or an int >= 1, got {value!r}.")
+        if not isinstance(confidence, float) or not 0 < confidence < 1:
+            raise ValueError(f"Expected confidence between 0 and 1, such as 0.95, got {confidence!r}.")
+        self.every, self.examples, self.seed, self.confidence = every, examples, seed, confidence
+        self._steps: Any = None
+        self._feed: Any = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.estimate: NoiseEstimate | None = None
+        self._measured: list[Moments] = []
+        self._rate: float | None = None
+        self._first: int | None = None
+
+    def set_run(self, steps: Any, feed: Any) -> None:
+        feed.taken(np.arange(1))  # refused before training, where there are no rows
+        if feed.n < 3:
+            raise ValueError(f"NoiseScale needs at least 3 examples, got {feed.n}.")
+        self._steps, self._feed = steps, feed
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured": [list(m) for m in self._measured], "rate": self._rate, "first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._measured = [Moments(a, b, tuple(c), *counts) for a, b, c, *counts in state["measured"]]
+        self._rate, self._first = state["rate"], state["first"]
+        self._estimate()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._reset()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if self._feed is None:  # in a loop of one's own
+            return
+        self._first = epoch if self._first is None else self._first
+        drawn = self.drawn
+        if (epoch - self._first) % self.due_every(drawn) == 0:
+            self._measure(epoch, drawn)
+            self._estimate()
+        if logs is not None:
+            found = self.estimate
+            values = (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
+            logs.update(zip(("noise_scale", "noise_scale_low", "noise_scale_high"), values, strict=True))
+
+    @property
+    def drawn(self) -> int:
+        """How many examples a measurement draws."""
+        affordable = int(self.SHARE * self._feed.n / self.COST) if self.every is None else 0
+        least = 8 * self.GROUP
+        wanted = min(max(least, affordable // least * least), 2048) if self.examples is None else self.examples
+        return max(3, min(wanted, self._feed.n))
+
+    def due_every(self, drawn: int) -> int:
+        """After how many epochs one is measured again."""
+        if self.every is not None:
+            return self.every
+        return max(1, math.ceil(self.COST * drawn / (self.SHARE * self._feed.n)))
+
+    def _measure(self, epoch: int, drawn: int) -> None:
+        rate = _rate_of(self.model.optimizer)
+        if rate != self._rate:
+            self._measured, self._rate = [], rate
+        group = max(1, min(self.GROUP, drawn // 8))
+        rows = np.random.default_rng((self.seed, epoch)).choice(self._feed.n, drawn - drawn % group, replace=False)
+        data, ids = grouped(self._feed.taken(rows), rows, group)
+        chunk = min(chunk_size(self._steps.parts), len(ids))
+        found = squares_and_products(self._steps, data, ids, self.seed, chunk)
+        if np.isfinite(found[0]).all():  # else training is past saving, which others report
+            self._measured = [*self._measured, moments(*found, group)][-self.KEPT :]
+
+    def _estimate(self) -> None:
+        if self._measured:
+            self.estimate = combined(self._measured, n=self._feed.n, confidence=self.confidence)
+
+
+def _rate_of(optimizer: Any) -> float | None:
+    """The learning rate; None where an Optax transformation keeps it to itself."""
+    try:
+        return float(optimizer.learning_rate)
+    except AttributeError:
+        return None
