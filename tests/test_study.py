@@ -27,7 +27,7 @@ from epochal.sources import as_examples
 from epochal.study import probes, statistics
 from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.paths import descend
-from epochal.study.protocol import first_rates, next_rates, protocol_of, scaled_rate
+from epochal.study.protocol import first_rates, next_rates, protocol_of
 from epochal.study.statistics import EPOCHS, TARGET, UPDATES, Judge
 from epochal.study.store import FITS, Store
 
@@ -363,7 +363,6 @@ def test_learning_rates_are_tried_until_the_best_is_not_at_the_edge():
     assert next_rates(protocol, tried, [0.1, 0.4]) == [0.05]
     assert next_rates(protocol, tried, [1.6]) == [3.2]
     assert next_rates(protocol, [0.1 * 2.0**k for k in range(15)], [0.1]) == []  # it ends somewhere
-    assert scaled_rate("sqrt", 0.1, 4) == 0.2
     for rule, rate in (("fixed", 0.1), ("sqrt", 0.2), ("linear", 0.4)):
         assert first_rates(protocol_of(1000, (128,), 1, 1, 1, rule), 128, 0.1, "sqrt") == [rate]
 
