@@ -59,6 +59,7 @@ def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Ex
         )
     if first is not None:
         display.note(f"{first.text}: it is run in micro-batches of {runner.width}, with the same result.")
+        executable.tight = True
     executable.fits = True
     return executable
 
@@ -84,12 +85,15 @@ def run(
     Raises:
         MemoryError: not even one example at a time fits, or batches cannot be cut. The model is as before the steps.
     """
-    rows = block.order.shape[1]
-    while True:
+    rows, (first, last) = block.order.shape[1], span
+    while first < last:
+        ahead = last - first if executable.trusted else 1
         try:
-            return executable, whole(runner.run, executable, block, tally, *span)
+            tally = whole(runner.run, executable, block, tally, first, first + ahead)
+            first += ahead
+            continue
         except jax.errors.JaxRuntimeError as error:
-            if executable.proven or "RESOURCE_EXHAUSTED" not in str(error):
+            if executable.trusted or "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             lack = Lack(f"{_piece(runner, rows)} does not fit into the memory ({str(error).splitlines()[0]})", 2)
             try:
@@ -99,7 +103,9 @@ def run(
                 executable = prepared(runner, block, tally, display)
             except WholeOnly as reason:
                 raise MemoryError(f"{lack.text}. {reason} Or pass a smaller batch_size.") from error
+        executable.tight = True
         display.note(f"{lack.text}: it is run in micro-batches of {runner.width}, with the same result.")
+    return executable, tally
 
 
 def _compiled(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:

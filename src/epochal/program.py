@@ -21,11 +21,18 @@ class Executable:
         function: what to call.
         proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
         fits: whether it has been seen that the memory ought to suffice.
+        tight: whether it takes most of it, so that any run may find it wanting: what another took is not free yet, say.
     """
 
     function: Callable
     proven: bool = False
     fits: bool = False
+    tight: bool = False
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a run is not expected to fail for want of memory."""
+        return self.proven and not self.tight
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)

@@ -419,14 +419,14 @@ class TrainRunner(_Runner):
             Exception: whatever a step raises; the model then holds the arrays of the last complete one.
         """
         while first < last:  # the first step, and all of a program that may raise, alone: each is waited for
-            ahead = last - first if executable.proven and not self.program.may_raise else 1
+            ahead = last - first if executable.trusted and not self.program.may_raise else 1
             tally = self._once(executable, block, tally, first, first + ahead)
             first += ahead
         return tally
 
     def _once(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
         state = self.state()
-        copy = None if self.program.may_raise or executable.proven else host_copy(state)
+        copy = None if self.program.may_raise or executable.trusted else host_copy(state)
         try:
             tally = self._update(executable, state, block, tally, first, last)
         except jax.errors.JaxRuntimeError:
@@ -440,7 +440,7 @@ class TrainRunner(_Runner):
         self, executable: Executable, state: TrainState, block: Block, tally: Tally, first: int, last: int
     ) -> Tally:
         state, tally = executable(state, tally, block, self._draw, np.int32(first), np.int32(last))
-        if self.program.may_raise or not executable.proven:
+        if self.program.may_raise or not executable.trusted:
             jax.block_until_ready(state)
         self._keep(state)
         return tally
@@ -479,7 +479,7 @@ class TestRunner(_Runner):
         """Steps first … last-1 of the block; returns the tally so far."""
         params, buffers = self.steps.parts.collect()
         kept, tally = executable(params, buffers, tally, block, np.int32(first), np.int32(last))
-        if not executable.proven:  # it may find that the memory does not suffice
+        if not executable.trusted:  # it may find that the memory does not suffice
             jax.block_until_ready(tally)
             executable.proven = True
         if kept is not None:
