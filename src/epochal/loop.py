@@ -24,7 +24,6 @@ from epochal.display import Display
 from epochal.feed import Block, Feed
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
-from epochal.program import Program
 from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.step import Steps, TestRunner, TrainRunner
 
@@ -270,16 +269,6 @@ def run_pass(
     return watch.finish(tally)
 
 
-def _executable(display: Display, kind: str, program: Program, arguments: tuple) -> Callable:
-    """What to call for these arguments; the display says when it has to be compiled first."""
-    if program.ready(*arguments):
-        return program.executable(*arguments)
-    display.compiling(kind)
-    executable = program.executable(*arguments)
-    display.compiled(kind)
-    return executable
-
-
 class Watch:
     """Decides how many steps the next execution runs, and tells whoever observes batches.
 
@@ -439,7 +428,6 @@ class LeftOut:
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
-    program = session.steps.program("predict", padded=False)
     parts = session.steps.parts
     observed, group = calls.observes("predict"), session.steps_per_execution
     group = group if isinstance(group, int) else 1  # batches per call of a batch hook
@@ -455,7 +443,7 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
         if i % group == 0:
             calls.on_predict_batch_begin(i)
         arguments = (*parts.collect(), x)
-        outputs, kept = _executable(display, "predict", program, arguments)(*arguments)
+        outputs, kept = micro.predictor(session.steps, x, display)(*arguments)
         if kept is not None:
             parts.publish(arguments[0], kept)
         flying.append((outputs, rows))
