@@ -441,7 +441,7 @@ def whole(place):
 def values_of(folder):
     """What a run has come to, without its times."""
     summary = read_json(folder / "summary.json")
-    for name in ("seconds", "compile_seconds", "examples_per_second", "ended", "command"):
+    for name in ("seconds", "compile_seconds", "examples_per_second", "data_wait", "ended", "command"):
         summary.pop(name)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k not in ("seconds", "time", "command")} for line in lines]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,3 +156,54 @@ def test_E1_tensors_are_arrays() -> None:
     expected = results(arrays(False))
     for convert in (torch.from_numpy, tf.constant):
         assert results({"x": convert(X), "y": convert(Y), "batch_size": M}) == expected
+
+
+# -- torchdata
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torchdata_loader_goes_on_by_its_own_state(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = "needs torchdata: pip install 'epochal[bench]'"
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason=needs)
+    torch = pytest.importorskip("torch", reason=needs)
+    loaded: list[Any] = []
+    put_back = stateful.StatefulDataLoader.load_state_dict
+
+    def spy(self: Any, state: Any) -> None:
+        loaded.append(state)
+        put_back(self, state)
+
+    monkeypatch.setattr(stateful.StatefulDataLoader, "load_state_dict", spy)
+
+    def trained(folder: Path, end: int | None = None) -> Any:
+        rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+        how = {"shuffle": True, "generator": torch.Generator().manual_seed(3), "num_workers": workers}
+        data = stateful.StatefulDataLoader(rows, batch_size=M, **how)
+        made, seen = model(), []
+
+        def look(batch: int, logs: Any = None) -> None:
+            seen.append(batch)
+            if len(seen) == end:
+                raise KeyboardInterrupt
+
+        watching = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+        backup = keras.callbacks.BackupAndRestore(folder, 2)
+        history = made.fit(data, epochs=3, verbose=0, callbacks=[watching, backup]).history
+        return history, [w.tolist() for w in made.get_weights()], len(seen)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=RuntimeWarning, message="os.fork")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
+        warnings.filterwarnings(
+            "ignore", message="'set_vital' is deprecated"
+        )  # torch's own, where its attributes are listed
+        whole = trained(tmp_path / "whole")
+        assert loaded == []
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "again", 9)  # in the second of three passes of six batches
+        found = trained(tmp_path / "again")
+    assert loaded
+    assert found[:2] == whole[:2]
+    assert found[2] == whole[2] - 9

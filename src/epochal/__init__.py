@@ -9,6 +9,7 @@ from epochal import (
     layers,
     losses,
     metrics,
+    mixed_precision,
     models,
     ops,
     optimizers,
@@ -24,6 +25,7 @@ from epochal.layers.graph import SymbolicTensor as KerasTensor
 from epochal.layers.weights import Variable
 from epochal.losses import Loss
 from epochal.metrics import Metric
+from epochal.mixed_precision import DTypePolicy
 from epochal.model import Model
 from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
@@ -42,6 +44,7 @@ def version() -> str:
 
 
 __all__ = [
+    "DTypePolicy",
     "Initializer",
     "Input",
     "KerasTensor",
@@ -64,6 +67,7 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "mixed_precision",
     "models",
     "ops",
     "optimizers",

@@ -17,6 +17,7 @@ from epochal.arguments import check_labels, checked_batch_size, predict_width, w
 from epochal.callbacks.base import Logs
 from epochal.display import Display
 from epochal.feed import ArrayFeed, Block
+from epochal.interrupts import Interrupts
 from epochal.program import Executable, checks_numbers
 from epochal.sources import Examples, as_examples, plain_arrays
 from epochal.state import Parts
@@ -158,7 +159,7 @@ def _run(training: Training, kind: str, known: Step, examples: Examples, alone: 
         known.executable = micro.prepared(runner, block, tally, Display())
     elif known.width is not None:
         runner.cut(known.width, examples.n)
-    interrupts = loop.Interrupts()
+    interrupts = Interrupts()
     with interrupts.heard():
         executable = known.executable
         known.executable, tally = micro.run(runner, executable, block, tally, (0, 1), Display(), interrupts.whole)

@@ -222,7 +222,8 @@ def _summary(settings: dict[str, Any], record: Any, interrupted: bool, log: runf
     """What `summary.json` says, from the run's History; the log knows the time of a run that was broken off.
 
     `seconds` of the whole fit; `examples_per_second` are training examples outside of compiling, validation time
-    included, and like `compile_seconds` since the run last went on; `metrics` are those of the kept epoch, the one of
+    included, and like `compile_seconds` and `data_wait` (the share of the time in which the device waited for data)
+    since the run last went on; `metrics` are those of the kept epoch, the one of
     least val_loss.
     """
     losses = record.history.get("val_loss", [])
@@ -236,6 +237,7 @@ def _summary(settings: dict[str, Any], record: Any, interrupted: bool, log: runf
         "seconds": round(record.seconds if whole and not log.resumed else log.seconds, 3),
         "compile_seconds": round(record.compile_seconds, 3) if whole else None,
         "examples_per_second": round(record.examples_per_second, 1) if whole else None,
+        "data_wait": round(record.data_wait, 4) if whole else None,
         "metrics": {name: values[best] for name, values in record.history.items()},
         "versions": _versions(),
         "ended": runfolder.now(),

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from epochal.mixed_precision import dtype_policy as dtype_policy
+from epochal.mixed_precision import set_dtype_policy as set_dtype_policy
 from epochal.names import unknown
 
 # "family/Class" -> class, e.g. "layers/Dense". Filled when a class is defined.

@@ -86,6 +86,8 @@ class Functional(Model):
         10
     """
 
+    casts_inputs = False
+
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):
         super().__init__(name=name, trainable=trainable)
         self._graph = Graph(inputs, outputs)

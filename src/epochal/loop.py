@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import signal
-import threading
+import math
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,80 +20,14 @@ from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
 from epochal.display import Display
-from epochal.feed import Block, Feed
+from epochal.feed import Block, Feed, Stretch
+from epochal.interrupts import Interrupts
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
+from epochal.program import Executable
 from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.step import Steps, TestRunner, TrainRunner
-
-
-class Interrupts:
-    """Ctrl-C while a method runs: heard at once while data is waited for, otherwise where the model is whole.
-
-    The first press waits for the end of the execution or hook that is under way. The second is heard at once, but for
-    the moment between an execution's start, which uses up the model's arrays, and the arrival of the new ones. The
-    third is heard even there: it may be a step that hangs. Where the run is kept SIGTERM is heard like Ctrl-C;
-    elsewhere nothing would come of waiting.
-
-    Attributes:
-        keep: called where the model is whole, before the method ends; None does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.keep: Callable[[], None] | None = None
-        self._presses = 0
-        self._waiting = self._updating = self._terminated = False
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Takes the signals over; only the main thread can, and only where they are not ignored."""
-        numbers = [signal.SIGINT, *([] if self.keep is None else [signal.SIGTERM])]
-        before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) not in (None, signal.SIG_IGN)}
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        for number in before:
-            signal.signal(number, self._on_press)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        self.check()  # a press in the last hook
-
-    def _on_press(self, number: int, frame: Any) -> None:
-        self._presses += 1
-        self._terminated = number == signal.SIGTERM
-        if self._waiting or self._presses > (2 if self._updating else 1):
-            raise self._ending()
-
-    def _ending(self) -> BaseException:
-        return SystemExit(128 + signal.SIGTERM) if self._terminated else KeyboardInterrupt()
-
-    def check(self) -> None:
-        """Where the model is whole: raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
-        if self._presses:
-            if self.keep is not None:
-                self.keep()
-            raise self._ending()
-
-    def wait_for(self, data: Callable, *arguments: Any) -> Any:
-        """The result of a function that fetches data: data that never comes can be interrupted."""
-        self.check()
-        self._waiting = True
-        try:
-            return data(*arguments)
-        finally:
-            self._waiting = False
-            self.check()
-
-    def whole(self, update: Callable[..., Tally], *arguments: Any) -> Tally:
-        """The result of a function that takes the model's arrays and leaves others."""
-        self._updating = True
-        try:
-            return update(*arguments)
-        finally:
-            self._updating = False
+from epochal.trace import Trace
 
 
 @dataclass
@@ -113,8 +46,9 @@ class Session:
         interrupts: how Ctrl-C is heard.
         history: the record of a fit, for what is in no logs.
         until: epoch and batch before which training ends with `Reached`.
-        pace: steps per execution that passes of each kind have arrived at.
-        paced_for: the batch size that training has arrived at its pace with.
+        trace: records a profile; None records none.
+        trained: examples that training steps have run on.
+        waited: seconds in which the device had nothing to do, since data was waited for.
     """
 
     model: Any
@@ -128,14 +62,16 @@ class Session:
     interrupts: Interrupts = field(default_factory=Interrupts)
     history: History | None = None
     until: tuple[int, int] | None = None
-    pace: dict[str, int] = field(default_factory=lambda: {"train": 1, "test": 1})
-    paced_for: int | None = None
+    trace: Trace | None = None
+    trained: int = 0
+    waited: float = 0.0
 
-    def keep_pace(self, batch_size: int | None) -> None:
-        """Before an epoch with batches of this size: executions stay as short as they were."""
-        if batch_size and self.paced_for:
-            self.pace["train"] = max(1, self.pace["train"] * self.paced_for // max(batch_size, self.paced_for))
-        self.paced_for = batch_size
+    def begins(self, feed: Feed, epoch: int) -> bool:
+        """Whether an epoch of the data has a batch, which is waited for."""
+        start = time.perf_counter()
+        found = self.interrupts.wait_for(feed.begin, epoch)
+        self.waited += time.perf_counter() - start
+        return found
 
 
 class Reached(Exception):
@@ -164,7 +100,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
     if saved is not None and not start.within:
         saved.put_back()
     for epoch in range(start.epoch, start.epoch if saved is not None and saved.stop else epochs.stop):
-        if not start.within and not session.interrupts.wait_for(feed.begin, epoch):
+        if not start.within and not session.begins(feed, epoch):
             _say_dry(feed, epoch, epochs)
             break
         calls.on_epoch_begin(epoch)
@@ -172,7 +108,6 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
             saved.put_back()
         display.epoch_begin(epoch, feed.steps)
         runner = TrainRunner(session.steps, feed.padded, seed, epoch)
-        session.keep_pace(feed.batch_size)
         if not start.trained:
             logs = run_pass(session, runner, feed, epoch, replace(start, within=True))
         feed.end_epoch()
@@ -206,7 +141,7 @@ def _say_dry(feed: Feed, done: int, epochs: range) -> None:
 
 def test(session: Session, feed: Feed) -> Logs | None:
     """One pass over the data with the test program; the values over all examples, None where there are none."""
-    if not session.interrupts.wait_for(feed.begin, 0):
+    if not session.begins(feed, 0):
         return None
     session.model.stop_evaluating = False
     session.callbacks.on_test_begin()
@@ -250,8 +185,7 @@ def run_pass(
     tally = start.tally if start is not None else None
     watch = Watch(session, runner, feed, epoch, start)
     blocks = feed.epoch(epoch, watch.chunk)
-    fetch = functools.partial(session.interrupts.wait_for, next, blocks, None)
-    while not watch.stopped and (stretch := fetch()) is not None:  # nothing is fetched after the last batch
+    while not watch.stopped and (stretch := watch.fetched(blocks)) is not None:  # nothing is fetched after the last
         block, first, sizes = stretch
         tally = runner.start(block) if tally is None else tally
         executable = micro.prepared(runner, block, tally, session.display)
@@ -259,21 +193,49 @@ def run_pass(
             if watch.arrived and isinstance(runner, TrainRunner):
                 found = feed.found(epoch, watch.done)
                 raise Reached(runner, block, first, None if found is None else found[0])
-            last = min(first + watch.steps_ahead(), len(sizes))
+            last = min(first + watch.steps_ahead(executable), len(sizes))
             watch.before()
-            executable, tally = micro.run(
-                runner, executable, block, tally, (first, last), session.display, session.interrupts.whole
-            )
-            watch.after(sizes[first:last], tally)
+            with watch.marked():
+                executable, tally = micro.run(
+                    runner, executable, block, tally, (first, last), session.display, session.interrupts.whole
+                )
+            watch.after(executable, sizes[first:last], tally)
             first = last
     return watch.finish(tally)
+
+
+@dataclass
+class _Flight:
+    """An execution under way.
+
+    Attributes:
+        tally: what comes of it.
+        done, examples: batches of the pass behind it, and examples in them.
+        steps: how many it runs.
+        executable, began: what it runs, and when it was sent off.
+        at_once: whether the device had nothing else to do then.
+    """
+
+    tally: Tally
+    done: int
+    examples: int
+    steps: int
+    executable: Executable
+    began: float
+    at_once: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has come to its end."""
+        arrays: list[Any] = [a for a in jax.tree.leaves(self.tally) if isinstance(a, jax.Array)]
+        return all(a.is_ready() for a in arrays)
 
 
 class Watch:
     """Decides how many steps the next execution runs, and tells whoever observes batches.
 
-    With a callback that observes batches: one step (or `steps_per_execution`) at a time. Otherwise as many as take
-    about `SLICE` seconds, so that the display moves and Ctrl-C is heard; at most two executions are under way.
+    As many as take about `SLICE` seconds, so that the display moves and Ctrl-C is heard, but no more than
+    `steps_per_execution`, which is one for callbacks that observe batches. At most two executions are under way.
     """
 
     SLICE = 0.04
@@ -291,8 +253,10 @@ class Watch:
         self._left_out = LeftOut(session.steps, feed, epoch)
         until = session.until if self._kind == "train" else None
         self._last = until[1] if until is not None and until[0] == epoch else None  # no batch from here on is run
-        self._flying: deque[tuple[Tally, int, int, int]] = deque()
-        self._landed_at = time.perf_counter()
+        self._flying: deque[_Flight] = deque()
+        self._began = time.perf_counter()
+        self._landed_at: float | None = None  # when the last execution came to its end; None: that was not seen
+        self._busy_until = 0.0  # the device, as far as that can be told
 
     @property
     def chunk(self) -> int | None:
@@ -313,12 +277,13 @@ class Watch:
         model = self._session.model
         return model.stop_training if self._kind == "train" else model.stop_evaluating
 
-    def steps_ahead(self) -> int:
-        """How many steps the next execution should run."""
+    def steps_ahead(self, executable: Executable) -> int:
+        """How many steps the next execution should run, once no more than one is under way."""
+        while len(self._flying) > 1:
+            self._land()
+        ahead = 1 if self._asked_to_stop() else executable.steps_in(self.SLICE)
         if self._fixed is not None:
-            ahead = self._fixed - self.done % self._fixed
-        else:
-            ahead = 1 if self._asked_to_stop() else self._session.pace[self._kind]
+            ahead = min(ahead, self._fixed - self.done % self._fixed)
         if self._last is not None:
             ahead = min(ahead, self._last - self.done)
         return ahead if self._backup is None else self._backup.steps_ahead(ahead)
@@ -329,20 +294,49 @@ class Watch:
         if self._observed and self.done % (self._fixed or 1) == 0:
             self._session.callbacks.call(f"on_{self._kind}_batch_begin", self.done, {})
             self._session.interrupts.check()
+        self._began = time.perf_counter()
 
-    def after(self, sizes: np.ndarray, tally: Tally) -> None:
+    def marked(self) -> AbstractContextManager[Any]:
+        """Around an execution: its name in a profile, if one is recorded."""
+        trace = self._session.trace
+        return nullcontext() if trace is None else trace.step(self._kind, self.done)
+
+    def after(self, executable: Executable, sizes: np.ndarray, tally: Tally) -> None:
         """After an execution was sent off, of steps with batches of these sizes."""
         self.done += len(sizes)
         self.examples += int(sizes.sum())
+        if self._kind == "train":
+            self._session.trained += int(sizes.sum())
         if self._observed and self.done % (self._fixed or 1) == 0:
             self._tell_end(tally)
         if self._backup is not None:
             self._backup.count(len(sizes))
             if not self._asked_to_stop() and self.done != self._feed.steps:  # else `finish` marks the whole pass
                 self._backup.mark(self._here(tally=tally))
-        self._flying.append((tally, self.done, self.examples, len(sizes)))
-        if len(self._flying) > 1:
+        at_once = not self._flying or self._flying[-1].ready
+        flight = _Flight(tally, self.done, self.examples, len(sizes), executable, self._began, at_once)
+        self._flying.append(flight)
+        executable.most = max(executable.most, len(sizes))
+        if flight.ready:
+            executable.took(len(sizes), time.perf_counter() - self._began, exactly=False)
+        if executable.step_seconds < math.inf:
+            self._busy_until = max(self._busy_until, self._began) + len(sizes) * executable.step_seconds
+        if self._session.trace is not None:
+            self._session.trace.look(tally)
+        while self._flying and self._flying[0].ready:
             self._land()
+
+    def fetched(self, blocks: Iterator[Stretch]) -> Stretch | None:
+        """The next steps to be run; None after the last.
+
+        If the device has come to its end meanwhile it has waited since. When that was is not seen while data is
+        waited for: the time that a step was seen to take tells.
+        """
+        start = time.perf_counter()
+        stretch = self._session.interrupts.wait_for(next, blocks, None)
+        if not self._flying or self._flying[-1].ready:
+            self._session.waited += max(time.perf_counter() - max(start, self._busy_until), 0.0)
+        return stretch
 
     def finish(self, tally: Tally | None) -> Logs:
         """After the last execution of a pass, whose values are returned.
@@ -369,17 +363,17 @@ class Watch:
 
     def _land(self) -> None:
         """Waits for the oldest execution under way; what is shown is read from it, one execution late."""
-        tally, done, examples, steps = self._flying.popleft()
-        jax.block_until_ready(tally)
+        flight = self._flying.popleft()
+        seen = not flight.ready
+        tally = jax.block_until_ready(flight.tally)
         self._left_out.check(tally)
         now = time.perf_counter()
-        self._session.display.progress(self._kind, done, self._feed.steps, examples, lambda: self._runner.read(tally))
-        if self._fixed is None:
-            per_step = max((now - self._landed_at) / steps, 1e-7)
-            # At most eightfold at once: the first executions are too short to be measured well.
-            pace = self._session.pace
-            pace[self._kind] = max(1, min(8 * pace[self._kind], int(self.SLICE / per_step)))
-        self._landed_at = now
+        exactly = seen and (flight.at_once or self._landed_at is not None)
+        began = self._landed_at if exactly and not flight.at_once else None
+        flight.executable.took(flight.steps, now - (flight.began if began is None else began), exactly)
+        self._landed_at = now if seen else None
+        read = functools.partial(self._runner.read, tally)
+        self._session.display.progress(self._kind, flight.done, self._feed.steps, flight.examples, read)
 
 
 class LeftOut:
@@ -412,7 +406,7 @@ class LeftOut:
         self.check(tally)
         if tally.skips is None or not tally.skips.count:
             return 0
-        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 4)
+        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 5)
         return int(tally.skips.count)
 
     def _told(self, tally: Tally) -> tuple[str, First]:

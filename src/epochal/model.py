@@ -36,7 +36,7 @@ from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.display import display_for
 from epochal.feed import Batch
-from epochal.layers.base import Layer, abstract_call, children, walk
+from epochal.layers.base import Layer, abstract_call, children, set_policy, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
 from epochal.nonfinite import WAYS
@@ -46,6 +46,7 @@ from epochal.state import TrainState
 from epochal.step import Custom
 from epochal.streams import Workforce
 from epochal.summary import summary_text
+from epochal.trace import Trace
 from epochal.training import Keeping, Training, Way, running, spec_of
 
 
@@ -104,6 +105,8 @@ class Model(Layer):
         if module is not None and not isinstance(module, nnx.Module):
             raise TypeError(f"Expected a flax.nnx.Module, got {type(module).__name__}.")
         super().__init__(name=name, **kwargs)
+        if module is not None:
+            self.casts_inputs = False  # a Flax module has a type of its own
         self.module = module
         self._training = Training(self)
 
@@ -128,6 +131,7 @@ class Model(Layer):
         auto_scale_loss: bool = True,
         on_nonfinite: Checked = "ignore",
         micro_batch_size: Checked = "auto",
+        dtype: Checked = None,
     ) -> None:
         """Says how to train. Weights stay as they are; a new optimizer starts at iteration 0.
 
@@ -140,7 +144,8 @@ class Model(Layer):
             run_eagerly: run steps as plain Python: `print`, NumPy and a debugger work in `call` and in a loss; slow.
                 To be built, a model is called on the first example. While the gradient is taken, what depends on the
                 weights is a tracer: `print` shows its values, NumPy cannot read it.
-            steps_per_execution: how many steps one compiled call runs, or "auto". No result depends on it.
+            steps_per_execution: how many steps one compiled call runs at most, and how often batch hooks are called, or
+                "auto". No result depends on it.
             jit_compile: True or "auto"; False is the same as `run_eagerly=True`, since all that JAX compiles is XLA's.
             auto_scale_loss: kept for Keras's sake; it is for float16, and nothing is scaled here.
             on_nonfinite: what becomes of an update whose loss or any gradient is NaN or infinite. "ignore" makes it, as
@@ -156,6 +161,8 @@ class Model(Layer):
                 and refuses such a batch. BatchNormalization takes its statistics over a piece, with a warning. Losses
                 that are one number for the whole batch, a `compute_loss` or `train_step` of one's own, and stateful
                 layers cannot be cut. What `add_loss` adds is taken for a mean over examples.
+            dtype: a policy for all layers that were made without one, such as "mixed_bfloat16"; None leaves them as
+                they are. Losses and metrics are computed in float32 in any case.
 
         Raises:
             ValueError: an unknown name (with the nearest known ones), or a bad `steps_per_execution`, `jit_compile`,
@@ -171,6 +178,8 @@ class Model(Layer):
             raise ValueError(f'Expected on_nonfinite to be "ignore", "skip" or "raise", got {on_nonfinite!r}.')
         eager = bool(run_eagerly) or not jit_compile
         asked = steps_per_execution, on_nonfinite, checked_micro_batch_size(micro_batch_size)
+        if dtype is not None:
+            set_policy(self, dtype)
         self._training.compile(recipe, optimizers.get(optimizer), eager, *asked)
 
     @property
@@ -222,6 +231,7 @@ class Model(Layer):
         use_multiprocessing: Checked = None,
         view_metrics: Checked = False,
         resume_from: str | Path | None = None,
+        profile: Checked = None,
         lr_scaling: Checked = None,
     ) -> History:
         """Trains the model.
@@ -256,11 +266,14 @@ class Model(Layer):
             resume_from: folder of checkpoints that `callbacks.BackupAndRestore` wrote, or path of a model that
                 `callbacks.ModelCheckpoint(…, save_state=True)` wrote: go on from the newest of them, exactly where it
                 was. (With `BackupAndRestore` among the callbacks a run goes on from its own folder.)
+            profile: a folder for a profile of the first second of training: what the device and the host do, operation
+                by operation, to be looked at with TensorBoard, xprof or Perfetto.
             lr_scaling: a rule of `epochal.scale_learning_rate` by which the learning rate, taken to be right for
                 batches of 32, is changed for this fit's batch size; behind the fit it is what it was. None does not.
 
         Returns:
-            a `History`: `.history` maps each reported name to a list with one value per epoch.
+            a `History`: `.history` maps each reported name to a list with one value per epoch; it knows examples/s, the
+            seconds spent on compiling, and the share of time in which the device waited for data.
 
         Raises:
             RuntimeError: never compiled, or called inside a JAX transformation.
@@ -279,6 +292,7 @@ class Model(Layer):
         workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         first = checked_steps("validation_steps", validation_steps)
         per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
+        trace = None if profile is None else Trace(profile)
         with contextlib.ExitStack() as closing:
             keeping = Keeping(callbacks, resume_from, closing, training.until)
             seed = keeping.seed(next_seed())
@@ -297,7 +311,9 @@ class Model(Layer):
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
-            session.history, session.until = history, training.until
+            session.history, session.until, session.trace = history, training.until, trace
+            if trace is not None:
+                closing.callback(trace.end)
             session.callbacks.set_run(steps, feed)
             if said:
                 session.display.note(said)
@@ -312,7 +328,8 @@ class Model(Layer):
                     loop.train(session, feed, seed, span, validate)
                 keeping.end()
             finally:
-                history.finish(time.perf_counter() - started, steps.compile_seconds - compiled_before, feed.n)
+                seconds, compiling = time.perf_counter() - started, steps.compile_seconds - compiled_before
+                history.finish(seconds, compiling, session.trained, session.waited)
                 history.programs = steps.executables
         return history
 

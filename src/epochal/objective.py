@@ -17,7 +17,7 @@ from jax import Array
 
 from epochal import losses, metrics
 from epochal.feed import Batch
-from epochal.masks import get_mask
+from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import chosen
 from epochal.sums import CountsNeeded, LossSums, WholeOnly, accumulate, combined, loss_sums
 
@@ -199,6 +199,7 @@ class Objective:
         return [jnp.asarray(found.get(i, 0), jnp.float32) for i in range(len(self.losses))]
 
     def _sums(self, predictions: Sequence[Array], batch: Batch) -> Iterator[tuple[int, LossSums]]:
+        predictions = [widened(p) for p in predictions]
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
         for i, loss in enumerate(self.losses):
             if loss is not None:
@@ -258,6 +259,7 @@ class Objective:
         left_out: Array | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Label -> sums of the metrics of a batch, and label -> new state of those that are no sums."""
+        predictions = [widened(p) for p in predictions]
         targets, weights = self._per_output(batch.y), self._per_output(batch.weight)
         sums: dict[str, Any] = {}
         after: dict[str, Any] = {}
@@ -364,6 +366,15 @@ def naming(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
+
+
+def widened(prediction: Any) -> Any:
+    """A prediction in 16-bit floats as float32, in which losses and metrics are computed; its mask stays with it."""
+    if not jnp.issubdtype(prediction.dtype, jnp.floating) or jnp.dtype(prediction.dtype).itemsize > 2:
+        return prediction
+    new = prediction.astype(jnp.float32)
+    set_mask(new, get_mask(prediction))
+    return new
 
 
 def _loss_statistics(losses: Mapping[str, Array], size: Array) -> dict[str, Any]:

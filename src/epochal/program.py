@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ class Executable:
     Attributes:
         function: what to call.
         proven: whether a run of it has come to its end. The first one may find that the memory does not suffice.
+        step_seconds: the time that a step of it was seen to take.
+        most: steps that were run at once so far.
         fits: whether it has been seen that the memory ought to suffice.
         tight: whether it takes most of it, so that any run may find it wanting: what another took is not free yet, say.
     """
 
     function: Callable
     proven: bool = False
+    step_seconds: float = math.inf
+    most: int = 0
     fits: bool = False
     tight: bool = False
 
@@ -36,6 +41,16 @@ class Executable:
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
+
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take so long; at most eight times as many as have been run at once."""
+        # The first executions are too short to be measured well.
+        return max(1, min(8 * self.most, int(seconds / max(self.step_seconds, 1e-7))))
+
+    def took(self, steps: int, seconds: float, exactly: bool) -> None:
+        """So many steps took so long, or not longer where that is not known exactly."""
+        per_step = seconds / steps
+        self.step_seconds = per_step if exactly else min(per_step, self.step_seconds)
 
 
 class Program:

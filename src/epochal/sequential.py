@@ -57,6 +57,8 @@ class Sequential(Model):
         49
     """
 
+    casts_inputs = False
+
     def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, trainable: bool = True):
         super().__init__(name=name, trainable=trainable)
         self.layers: list[nnx.Module] = []

@@ -20,6 +20,8 @@ class History(Callback):
         compile_seconds: of it, spent on compiling.
         programs: how many programs of each kind ("train", "test", "predict") the model has compiled for this data.
         examples_per_second: training examples per second outside of compiling, validation time included.
+        data_wait: the share of the time outside of compiling, 0 … 1, in which the device had nothing to do since data
+            was waited for. An estimate, rather too low than too high; near 1 it is the data that sets the pace.
     """
 
     def __init__(self) -> None:
@@ -29,8 +31,7 @@ class History(Callback):
         self.seconds = 0.0
         self.compile_seconds = 0.0
         self.programs: dict[str, int] = {}
-        self.examples_per_second = 0.0
-        self._earlier = 0  # epochs before the run went on
+        self.examples_per_second = self.data_wait = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped}
@@ -38,17 +39,17 @@ class History(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.epoch = state["history"], state["epoch"]
         self.skipped = state.get("skipped", 0)
-        self._earlier = len(self.epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
 
-    def finish(self, seconds: float, compile_seconds: float, examples: int) -> None:
-        """Notes how long the fit took, however it ended, and what speed that makes with `examples` per epoch."""
+    def finish(self, seconds: float, compile_seconds: float, examples: int, waited: float) -> None:
+        """Notes how long the fit took, however it ended, on how many examples, and how much of it was waiting."""
         self.seconds, self.compile_seconds = seconds, compile_seconds
-        self.examples_per_second = (len(self.epoch) - self._earlier) * examples / max(seconds - compile_seconds, 1e-9)
+        running = max(seconds - compile_seconds, 1e-9)
+        self.examples_per_second, self.data_wait = examples / running, min(waited / running, 1.0)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Curves of every value against the epoch, training and validation together.

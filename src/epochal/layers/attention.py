@@ -269,7 +269,7 @@ class MultiHeadAttention(_Attending):
             kernel=(initializers.get(kernel_initializer), regularizers.get(kernel_regularizer)),
             bias=(initializers.get(bias_initializer), regularizers.get(bias_regularizer)),
             activity_regularizer=activity_regularizer,
-            dtype=self.dtype,
+            dtype=kwargs.get("dtype"),
         )
 
     def __call__(self, query: Any, value: Any, key: Any = None, *args: Any, **kwargs: Any) -> Any:

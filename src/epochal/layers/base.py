@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
-from epochal import initializers, regularizers, scope
+from epochal import initializers, mixed_precision, regularizers, scope
 from epochal.config import Configurable
 from epochal.layers.graph import LastCall, SymbolicCall, SymbolicTensor, infer, is_shape, is_symbolic, record
 from epochal.layers.inputs import as_input, is_numbers
@@ -32,7 +32,7 @@ from epochal.layers.weights import (
     weights_wait,
 )
 from epochal.losses.loss import snake_case
-from epochal.masks import get_mask, masks_of, set_masks
+from epochal.masks import get_mask, masks_of, set_mask, set_masks
 from epochal.random import next_key
 
 Shape = tuple[int | None, ...]
@@ -50,7 +50,7 @@ class Layer(Configurable, nnx.Module):
     Args:
         name: the layer's name; one is made from the class when not given.
         trainable: False freezes the layer's weights, from the next fit on.
-        dtype: the type of the weights, float32 when not given.
+        dtype: the type of the weights, or a policy such as "mixed_bfloat16"; the global one when not given.
         input_shape: shape of one example; on the first layer of a `Sequential` it builds the model at once.
         input_dim: short for `input_shape=(input_dim,)`.
         batch_input_shape: `input_shape` with the batch's axis in front.
@@ -64,6 +64,8 @@ class Layer(Configurable, nnx.Module):
     across_batch = False
     # Whether a mask that comes with the input makes sense for the output, see `compute_mask`.
     supports_masking = False
+    # Whether floating inputs are brought to `compute_dtype`; models that pass them on to layers leave that to these.
+    casts_inputs = True
 
     def __init_subclass__(cls, **kwargs: Any):
         # Lists and dicts of layers as plain attributes need this, and Flax does not inherit it.
@@ -76,14 +78,14 @@ class Layer(Configurable, nnx.Module):
         *,
         name: str | None = None,
         trainable: bool = True,
-        dtype: str | None = None,
+        dtype: Any = None,
         input_shape: Sequence[int | None] | None = None,
         input_dim: int | None = None,
         batch_input_shape: Sequence[int | None] | None = None,
         activity_regularizer: Any = None,
     ):
         self.name = name if name is not None else fresh_name(snake_case(type(self).__name__))
-        self.dtype = dtype or "float32"
+        self._policy = mixed_precision.get(dtype)
         self.built = False
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self._trainable = bool(trainable)
@@ -173,11 +175,39 @@ class Layer(Configurable, nnx.Module):
         return [*self._last_call.losses, *[r(v.get_value()) for v, r in regularized if r is not None]]
 
     @property
-    def compute_dtype(self) -> str:
-        """The type that the layer computes in: that of its weights."""
-        return self.dtype
+    def dtype_policy(self) -> mixed_precision.DTypePolicy:
+        """In which type weights are kept, and in which the layer computes.
 
-    variable_dtype = compute_dtype
+        Raises:
+            ValueError: set to one with another type of weights than the layer has.
+        """
+        return self._policy
+
+    @dtype_policy.setter
+    def dtype_policy(self, policy: Any) -> None:
+        new = mixed_precision.get(policy)
+        self.check_policy(new)
+        self._policy = new
+
+    def check_policy(self, policy: mixed_precision.DTypePolicy) -> None:
+        """Raises ValueError where the layer has weights of another type than the policy's."""
+        if self.built and policy.variable_dtype != self.dtype and tracked(self):
+            raise ValueError(
+                f"Layer {self.name!r} has weights in {self.dtype}; {policy.name!r} keeps them in "
+                f"{policy.variable_dtype}. Make the layer anew with dtype={policy.name!r}."
+            )
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights."""
+        return self._policy.variable_dtype
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type that the layer computes in: its inputs are brought to it, and its weights are read in it."""
+        return self._policy.compute_dtype
+
+    variable_dtype = dtype
 
     @property
     def stream(self) -> str:
@@ -221,13 +251,28 @@ class Layer(Configurable, nnx.Module):
         masks = masks_of(x)
         if masks is not None and "mask" in takes and kwargs.get("mask") is None:
             kwargs["mask"] = masks
-        y = self.call(x, *args, **kwargs)
+        with mixed_precision.computing(self._policy):
+            y = self.call(*self._cast((x, *args)) if self.casts_inputs else (x, *args), **kwargs)
         self._hand_on(x, masks if masks is not None else kwargs.get("mask"), y)
         if self._output_shape is None:  # past Flax's check while tracing: a shape belongs to no trace
             object.__setattr__(self, "_output_shape", jax.tree.map(lambda a: (None, *a.shape[1:]), y))
         if self.activity_regularizer is not None:
             self._regularize_activity(y)
         return y
+
+    def _cast(self, given: Any) -> Any:
+        """Floating inputs in the type that the layer computes in; masks stay with them."""
+        kind = jnp.dtype(self.compute_dtype)
+
+        def cast(leaf: Any) -> Any:
+            kinds = (getattr(leaf, "dtype", kind), kind)
+            if kinds[0] == kind or not all(jnp.issubdtype(k, jnp.floating) for k in kinds):
+                return leaf
+            new = leaf.astype(kind)
+            set_mask(new, get_mask(leaf))
+            return new
+
+        return jax.tree.map(cast, given)
 
     def _hand_on(self, x: Any, masks: Any, y: Any) -> None:
         """Gives the output its mask. One that the layers inside have given stays."""
@@ -286,7 +331,8 @@ class Layer(Configurable, nnx.Module):
             self._build_now(shapes)
 
     def _build_now(self, shapes: Any) -> None:
-        with weights_in_one_draw(), scope.calling(scope.Call(building=True)):
+        kept = mixed_precision.computing(mixed_precision.get(self.dtype))  # weights are read as they are
+        with weights_in_one_draw(), scope.calling(scope.Call(building=True)), kept:
             self.build(shapes)
         self.built = True
 
@@ -316,6 +362,8 @@ class Layer(Configurable, nnx.Module):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the name in any case: the layer made from them draws the same masks."""
         config = {**super().get_config(), "name": self.name}
+        if config.get("dtype") is not None or self._policy.name != "float32":
+            config["dtype"] = self._policy.name
         return config if self.trainable else {**config, "trainable": False}
 
     # -- weights
@@ -425,6 +473,21 @@ def walk(module: nnx.Module) -> Iterator[nnx.Module]:
     if isinstance(module, Layer):
         for child in children(module):
             yield from walk(child)
+
+
+def set_policy(module: nnx.Module, policy: Any) -> None:
+    """Gives all layers in `module` that were made without `dtype` this policy.
+
+    Raises:
+        ValueError: no policy, or one with another type of weights; no layer has changed then.
+    """
+    new = mixed_precision.get(policy)
+    found = [layer for layer in walk(module) if isinstance(layer, Layer)]
+    free = [layer for layer in found if layer._arguments.named.get("dtype") is None]
+    for layer in free:
+        layer.check_policy(new)
+    for layer in free:
+        layer.dtype_policy = new
 
 
 def tracked(module: nnx.Module) -> list[Tracked]:

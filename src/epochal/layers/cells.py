@@ -58,7 +58,7 @@ class _Cell(_Noise):
 
     def get_initial_state(self, batch_size: int) -> list[Array]:
         """The states that a sequence starts from: zeros, each (batch_size, units)."""
-        return [jnp.zeros((batch_size, self.units), self.dtype)] * self.state_count
+        return [jnp.zeros((batch_size, self.units), self.compute_dtype)] * self.state_count
 
     def build(self, input_shape: Shape) -> None:
         arguments.check_rank(self, input_shape, 2)
@@ -109,7 +109,7 @@ class _Cell(_Noise):
             return jax.random.bernoulli(jax.random.fold_in(key, which), 1 - rate, shape)
 
         kept = self._noise(draw, shape, shape[0])
-        return None if kept is None else jnp.swapaxes(kept.astype(self.dtype) / (1 - rate), 0, 1)
+        return None if kept is None else jnp.swapaxes(kept.astype(self.compute_dtype) / (1 - rate), 0, 1)
 
     def project(self, x: Array, drop: Array | None) -> Array:
         """(…, n, features) -> (…, n, gates * units): what the inputs add to the gates, with the bias."""
@@ -438,7 +438,7 @@ def output_size(cell: Any) -> int:
 def initial_states(cell: Any, batch_size: int) -> list[Array]:
     """What a cell starts from, each (batch_size, size): its own choice, or zeros."""
     if not hasattr(cell, "get_initial_state"):
-        return [jnp.zeros((batch_size, size), cell.dtype) for size in state_sizes(cell)]
+        return [jnp.zeros((batch_size, size), getattr(cell, "compute_dtype", cell.dtype)) for size in state_sizes(cell)]
     states = cell.get_initial_state(batch_size=batch_size)
     return list(states) if isinstance(states, list | tuple) else [states]
 

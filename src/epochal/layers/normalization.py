@@ -112,7 +112,7 @@ class BatchNormalization(_Affine):
         else:
             mean, variance = (v.get_value().reshape(shape) for v in (self.moving_mean, self.moving_variance))
         y = self._normalize(wide, mean.astype(wide.dtype), variance.astype(wide.dtype), self.epsilon, shape)
-        return y.astype(self.dtype)
+        return y.astype(self.compute_dtype)
 
     def _batch_statistics(self, x: Array, mask: Any) -> tuple[Array, Array]:
         """Mean and variance of what is real, with 1 for the axes they are taken over; moves the moving statistics.
@@ -192,7 +192,7 @@ class LayerNormalization(_Affine):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]
         mean, variance = wide.mean(axes, keepdims=True), wide.var(axes, keepdims=True)
-        return self._normalize(wide, mean, variance, self.epsilon, shape).astype(self.dtype)
+        return self._normalize(wide, mean, variance, self.epsilon, shape).astype(self.compute_dtype)
 
 
 class UnitNormalization(Layer):
@@ -279,7 +279,7 @@ class GroupNormalization(_Affine):
         axes = tuple(a for a in range(1, wide.ndim) if a != axis)
         shape = [1] * axis + list(split) + [1] * (x.ndim - axis - 1)
         mean, variance = wide.mean(axes, keepdims=True), wide.var(axes, keepdims=True)
-        return self._normalize(wide, mean, variance, self.epsilon, shape).reshape(x.shape).astype(self.dtype)
+        return self._normalize(wide, mean, variance, self.epsilon, shape).reshape(x.shape).astype(self.compute_dtype)
 
 
 class RMSNormalization(Layer):
@@ -316,4 +316,4 @@ class RMSNormalization(Layer):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]
         size = lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + self.epsilon)
-        return (wide * size * self.scale.get_value().reshape(shape).astype(wide.dtype)).astype(self.dtype)
+        return (wide * size * self.scale.get_value().reshape(shape).astype(wide.dtype)).astype(self.compute_dtype)

@@ -71,7 +71,7 @@ class _Max(_Pooling):
 
 class _Average(_Pooling):
     def _pool(self, x: Array) -> Array:
-        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(self.dtype)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(self.compute_dtype)
         return average_pool(x, self.pool_size, self.strides, self.padding)
 
 

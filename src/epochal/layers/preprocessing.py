@@ -119,19 +119,23 @@ class Normalization(Layer):
     @property
     def mean(self) -> Array:
         """The mean, of the sizes of `axis`."""
-        return jnp.asarray(self._given[0] if self._given is not None else self.adapt_mean.get_value(), self.dtype)
+        return jnp.asarray(
+            self._given[0] if self._given is not None else self.adapt_mean.get_value(), self.compute_dtype
+        )
 
     @property
     def variance(self) -> Array:
         """The variance, of the sizes of `axis`."""
-        return jnp.asarray(self._given[1] if self._given is not None else self.adapt_variance.get_value(), self.dtype)
+        return jnp.asarray(
+            self._given[1] if self._given is not None else self.adapt_variance.get_value(), self.compute_dtype
+        )
 
     def call(self, x: Shaped[Array, "*axes"]) -> Float[Array, "*axes"]:
         kept = tuple(x.shape[a] for a in self._kept)
         shape = [n if a in self._kept else 1 for a, n in enumerate(x.shape)]
         mean, variance = (jnp.broadcast_to(v, kept).reshape(shape) for v in (self.mean, self.variance))
         deviation = jnp.maximum(jnp.sqrt(variance), _EPSILON)
-        x = x.astype(self.dtype)
+        x = x.astype(self.compute_dtype)
         return x * deviation + mean if self.invert else (x - mean) / deviation
 
 
@@ -156,8 +160,8 @@ class Rescaling(Layer):
         self.scale, self.offset = _frozen(scale), _frozen(offset)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Float[Array, "*axes"]:
-        scale, offset = jnp.asarray(self.scale, self.dtype), jnp.asarray(self.offset, self.dtype)
-        return x.astype(self.dtype) * scale + offset
+        scale, offset = jnp.asarray(self.scale, self.compute_dtype), jnp.asarray(self.offset, self.compute_dtype)
+        return x.astype(self.compute_dtype) * scale + offset
 
 
 def _frozen(value: Any) -> Any:

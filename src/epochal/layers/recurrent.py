@@ -185,7 +185,7 @@ class RNN(Layer):
         expected, shapes = [(n, size) for size in sizes], [state.shape for state in states]
         if shapes != expected:
             raise ValueError(f"{self._title} expects initial states of shapes {expected}; got {shapes}.")
-        return [state.astype(self.dtype) for state in states]
+        return [state.astype(self.compute_dtype) for state in states]
 
     def _kept_states(self, x: Array) -> list[Array]:
         if self._states or not isinstance(x, Tracer):  # arrays made while tracing cannot be kept
@@ -209,7 +209,7 @@ class RNN(Layer):
         if kept != batch_size:
             raise ValueError(f"{self._title} is stateful and expects batches of {kept} examples; got {batch_size}.")
         if not self._states:
-            sizes, dtype = jax.tree.leaves(self.state_size), jnp.dtype(self.dtype)
+            sizes, dtype = jax.tree.leaves(self.state_size), jnp.dtype(self.compute_dtype)
             zeros = (np.zeros((batch_size, size), dtype) for size in sizes)  # NumPy's belong to no trace
             self._states = {str(i): Buffer(value, name="state") for i, value in enumerate(zeros)}
 

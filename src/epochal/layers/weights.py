@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from epochal import cache, initializers, scope
+from epochal import cache, initializers, mixed_precision, scope
 from epochal.layers.inputs import as_input
 from epochal.random import next_key
 
@@ -39,11 +39,11 @@ class _Assignable:
 
     def assign_add(self: Any, value: Any) -> None:
         """Adds to the value."""
-        assign(self, self.get_value() + value)
+        assign(self, self.get_raw_value() + value)
 
     def assign_sub(self: Any, value: Any) -> None:
         """Takes from the value."""
-        assign(self, self.get_value() - value)
+        assign(self, self.get_raw_value() - value)
 
     def numpy(self: Any) -> np.ndarray:
         """The value as a NumPy array."""
@@ -60,7 +60,11 @@ class _Assignable:
 
 
 class Weight(_Assignable, nnx.Param):
-    """An array that training changes."""
+    """An array that training changes. Its value is read in the type that the layer under way computes in."""
+
+    def get_value(self, **kwargs: Any) -> Any:
+        """The value."""
+        return mixed_precision.as_read(super().get_value(**kwargs))
 
 
 class Buffer(_Assignable, nnx.Variable):
@@ -109,7 +113,7 @@ def assign(variable: nnx.Variable, value: Any) -> None:
     Raises:
         ValueError: another shape.
     """
-    old = variable.get_value()
+    old = variable.get_raw_value()
     new = jnp.asarray(value, old.dtype)
     if new.shape != old.shape:
         name = variable.get_metadata().get("name", "weight")

@@ -1,0 +1,233 @@
+"""The engine: how steps are put together to executions, what overlaps, and what a fit tells of its time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from data import digits
+
+import epochal as keras
+from epochal import feed, loop
+from epochal import model as model_module
+from epochal.objective import Tally
+
+layers = keras.layers
+
+
+def small(**compile_arguments: Any) -> keras.Sequential:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [layers.Input((64,)), layers.Dense(16, "relu"), layers.Dropout(0.2), layers.Dense(10, "softmax")]
+    )
+    model.compile("adam", "ce", ["accuracy"], **compile_arguments)
+    return model
+
+
+class Watching(keras.callbacks.Callback):
+    """Observes batches, so that training runs step by step."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches.append(batch)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // 16)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.x[16 * i : 16 * i + 16], self.y[16 * i : 16 * i + 16]
+
+
+def in_memory(x: np.ndarray, y: np.ndarray, folder: Path) -> dict[str, Any]:
+    return {"x": x, "y": y, "batch_size": 16}
+
+
+def made_by_number(x: np.ndarray, y: np.ndarray, folder: Path) -> dict[str, Any]:
+    return {"x": Batches(x, y)}
+
+
+def on_disk(x: np.ndarray, y: np.ndarray, folder: Path) -> dict[str, Any]:
+    np.save(folder / "x.npy", x)
+    return {"x": np.load(folder / "x.npy", mmap_mode="r"), "y": y, "batch_size": 16}
+
+
+def drawn(x: np.ndarray, y: np.ndarray, folder: Path) -> dict[str, Any]:
+    one_pass = [Batches(x, y)[i] for i in range(13)]
+    return {"x": itertools.chain.from_iterable(itertools.repeat(one_pass)), "steps_per_epoch": 13}
+
+
+@pytest.mark.parametrize("kind", [in_memory, made_by_number, on_disk, drawn])
+def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for_data_of_every_kind(
+    kind: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = digits(200)
+
+    def run(slice_seconds: float = loop.Watch.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
+        monkeypatch.setattr(loop.Watch, "SLICE", slice_seconds)
+        model = small(**arguments)
+        history = model.fit(**kind(x, y, tmp_path), epochs=2, verbose=0, callbacks=observer)
+        return model.get_weights(), history.history
+
+    weights, history = run()
+    watching = Watching()
+    runs = [run(observer=watching), run(observer=Watching(), steps_per_execution=4), run(slice_seconds=0.0)]
+    runs.append(run(slice_seconds=1e9, steps_per_execution=5))
+    for other, other_history in runs:
+        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
+        assert other_history == history
+    assert watching.batches == [*range(13), *range(13)]
+
+
+def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = []
+    original = loop.TrainRunner.run
+
+    def spy(self: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
+        counts.append(last - first)
+        return original(self, executable, block, tally, first, last)
+
+    monkeypatch.setattr(loop.TrainRunner, "run", spy)
+    monkeypatch.setattr(loop.Watch, "SLICE", 0.0)
+    watching = Watching()
+    small(steps_per_execution=10).fit(*digits(400), batch_size=16, verbose=0, callbacks=watching)
+    assert set(counts) == {1}
+    assert watching.batches == [9, 19, 24]
+
+
+class Machine:
+    """A device whose steps take a given time, and a host with batches that take theirs, by a clock of their own.
+
+    Attributes:
+        now: on the clock, in seconds.
+        end: when the device is through.
+        lengths: of the executions.
+    """
+
+    def __init__(self, step: float, patch: pytest.MonkeyPatch, busy: bool = False):
+        self.step, self.now, self.end, self._busy = step, 0.0, 0.0, busy
+        self.lengths: list[float] = []
+        self._ends: dict[int, float] = {}
+        self._tallies: list[Any] = []  # kept, so that no two have the same id
+        run, wait = loop.TrainRunner.run, jax.block_until_ready
+
+        def timed(runner: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
+            tally = run(runner, executable, block, tally, first, last)
+            self._tallies.append(tally)
+            self.lengths.append((last - first) * self.step)
+            self.end = self._ends[id(tally.sums)] = max(self.end, self.now) + self.lengths[-1]
+            self.now += 1.0 if self._busy and len(self.lengths) % 10 == 5 else 1e-4
+            return tally
+
+        def waited(tree: Any) -> Any:
+            if isinstance(tree, Tally):
+                self.now = max(self.now, self._ends[id(tree.sums)])
+            return wait(tree)
+
+        patch.setattr(loop, "time", self)
+        patch.setattr(feed, "time", self)
+        patch.setattr(jax, "block_until_ready", waited)
+        patch.setattr(loop.TrainRunner, "run", timed)
+        patch.setattr(loop._Flight, "ready", property(lambda flight: self._ends[id(flight.tally.sums)] <= self.now))
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def batches(self, seconds: float) -> Iterator[Any]:
+        x, y = digits(16)
+        while True:
+            self.now += seconds
+            yield x, y
+
+
+@pytest.mark.parametrize(("step", "steps"), [(1e-4, 20000), (1e-3, 2000), (3e-2, 50), (2.0, 30)])
+def test_A3_no_execution_is_longer_than_100_ms_or_a_step_also_after_the_host_was_busy_with_something_else(
+    step: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(step, monkeypatch, busy=True)
+    small().fit(*digits(64), batch_size=1, steps_per_epoch=steps, verbose=0)
+    assert max(machine.lengths) <= max(0.1, step)
+    assert np.median(machine.lengths) >= 0.03
+
+
+@pytest.mark.parametrize(
+    ("step", "ratio"), [(1e-3, 1.0), (2e-2, 0.1), (2e-2, 0.75), (2e-2, 1.0), (2e-2, 2.0), (0.5, 1.0)]
+)
+def test_A3_making_batches_and_computing_overlap(step: float, ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """n steps take n times the longer of the two, but for the first block and the last, not n times the sum."""
+    machine, steps = Machine(step, monkeypatch), 200
+    small().fit(machine.batches(ratio * step), steps_per_epoch=steps, verbose=0)
+    assert machine.end <= 1.1 * steps * max(ratio, 1) * step + 0.3
+
+
+def test_a_history_tells_examples_per_second_and_the_share_of_time_the_device_waited_for_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock goes on where data is made, and nowhere else."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(model_module, "time", clock)
+    x, y = digits(32)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            clock.now += 10.0
+            yield x, y
+
+    history = small().fit(batches(), epochs=2, steps_per_epoch=5, verbose=0)
+    assert history.seconds == 100
+    running = history.seconds - history.compile_seconds
+    assert history.examples_per_second == pytest.approx(320 / running)
+    assert history.data_wait == pytest.approx(min(90 / running, 1))  # the first batch is drawn before training begins
+    assert small().fit(x, y, epochs=2, verbose=0).data_wait == 0
+
+
+def test_an_interrupted_fit_counts_the_examples_it_has_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 2:
+                raise OSError("enough")
+
+    x, y = digits(96)
+    model = small()
+    with pytest.raises(OSError, match="enough"):
+        model.fit(x, y, batch_size=16, verbose=0, callbacks=Stop())
+    assert model.history is not None
+    running = model.history.seconds - model.history.compile_seconds
+    assert model.history.examples_per_second * running == pytest.approx(48)
+
+
+def test_a_profile_of_the_first_steps_is_written_and_changes_nothing(tmp_path: Path) -> None:
+    x, y = digits(96)
+    plain = small()
+    plain.fit(x, y, epochs=2, verbose=0)
+    profiled = small()
+    profiled.fit(x, y, epochs=2, verbose=0, profile=tmp_path / "made" / "here")
+    assert [f.stat().st_size > 1000 for f in (tmp_path / "made" / "here").rglob("*.xplane.pb")] == [True]
+    assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), profiled.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("profile", ["file", 3])
+def test_a_profile_that_cannot_be_written_is_refused_before_training(profile: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    x, y = digits(32)
+    model = small()
+    with pytest.raises(ValueError, match="Expected profile to be a folder"):
+        model.fit(x, y, verbose=0, profile=tmp_path / profile if isinstance(profile, str) else profile)
+    assert model.optimizer.iterations == 0
