@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from epochal import runfolder, tasks
+from epochal import planning, runfolder, tasks
 from epochal.checkpoint import Store
 from epochal.cli import main
 from epochal.models import load_model
@@ -45,11 +46,15 @@ def place(tmp_path_factory):
     return folder
 
 
+FIXED = ["--batch-size", "32"]  # what is not of measuring does not measure
+FLOWERS = ["fit", "iris", "--epochs", "12", "--seed", "1", "--verbose", "0", *FIXED]
+
+
 @pytest.fixture(scope="module")
 def flowers(place):
     """A run folder of a classification."""
     folder = place / "flowers"
-    assert main(["fit", "iris", "--epochs", "12", "--seed", "1", "--run-dir", str(folder), "--verbose", "0"]) == 0
+    assert main([*FLOWERS, "--run-dir", str(folder)]) == 0
     return folder
 
 
@@ -99,6 +104,40 @@ def test_run_folder_holds_everything(flowers):
     assert summary["command"].startswith("epochal fit iris --epochs 12")
 
 
+def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "STAGES": (1,), "GRADIENTS": 64}.items():
+        monkeypatch.setattr(planning, name, value)
+    folder = place / "measured"
+    command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]
+    assert main(command) == 0
+    plan = read_json(folder / "plan.json")
+    assert plan["examples"] == 120
+    size = plan["batch_size"]
+    assert read_json(folder / "summary.json")["batch_size"] == size
+    said = capsys.readouterr().out
+    assert re.search(rf"batch size +{size}, measured in", said)
+    assert main(["plan", "iris", "--out", str(place / "p.json"), "--plot", str(place / "p.png")]) == 0
+    said = capsys.readouterr().out
+    size = read_json(place / "p.json")["batch_size"]
+    assert f"epochal fit iris --batch-size {size}" in said
+    assert "recommended" in said
+    assert (place / "p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-seconds", "0"], "--max-seconds 0"),
+        (["--memory-limit", "much"], "Expected memory_limit"),
+        (["--out", "absent/p.json"], "there is no folder 'absent'"),
+        (["--batch-sizes", "0"], "Expected batch_sizes"),
+    ],
+)
+def test_plan_options_that_make_no_sense(arguments, words, capsys):
+    assert main(["plan", "iris", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_summary_is_the_kept_epoch_of_the_history(flowers):
     summary = read_json(flowers / "summary.json")
     epochs, history = read_history(flowers)
@@ -129,7 +168,7 @@ def test_saved_model_is_the_kept_epoch(flowers):
 
 def test_same_seed_same_numbers(flowers, place):
     again = place / "again"
-    command = ["fit", "iris", "--epochs", "12", "--seed", "1", "--verbose", "0", "--no-plot", "--run-dir", str(again)]
+    command = [*FLOWERS, "--no-plot", "--run-dir", str(again)]
     assert main(command) == 0
     assert read_history(again) == read_history(flowers)
     assert not (again / "curves.png").exists()
@@ -137,7 +176,7 @@ def test_same_seed_same_numbers(flowers, place):
 
 def test_what_is_printed(place, capsys):
     command = ["fit", str(place / "houses.csv"), "--epochs", "1", "--run-dir", str(place / "printed"), "--verbose", "2"]
-    assert main(command) == 0
+    assert main([*command, *FIXED]) == 0
     said = " ".join(capsys.readouterr().out.split())
     for part in (
         "120 rows, 4 columns → 7 features",
@@ -145,7 +184,7 @@ def test_what_is_printed(place, capsys):
         "price (the last column",
         "regression",
         "96 training rows, 24 validation rows",
-        "32 (default, not measured yet): 3 steps per epoch",
+        "batch size 32, 3 steps per epoch",
         "val_r2_score",
         "kept epoch 1",
         str(place / "printed"),
@@ -271,19 +310,19 @@ def own(tmp_path, monkeypatch):
 
 
 def test_own_network_uncompiled_regression_gets_the_target_s_units(own, place):
-    command = ["fit", str(place / "houses.csv"), "--model", "nets.py:plain", "--epochs", "30", "--run-dir", "r"]
+    command = ["fit", str(place / "houses.csv"), "--model", "nets.py:plain", "--epochs", "30", "--run-dir", "r", *FIXED]
     assert main([*command, "--learning-rate", "0.03", "--verbose", "0"]) == 0
     assert read_json(own / "r" / "summary.json")["metrics"]["val_r2_score"] > 0.5
 
 
 def test_own_network_compiled_is_left_as_it_is(own):
-    assert main(["fit", "iris", "--model", "nets.py:compiled", "--epochs", "5", "--run-dir", "r"]) == 0
+    assert main(["fit", "iris", "--model", "nets.py:compiled", "--epochs", "5", "--run-dir", "r", *FIXED]) == 0
     summary = read_json(own / "r" / "summary.json")
     assert (summary["optimizer"], summary["learning_rate"]) == ("SGD", pytest.approx(0.05))
 
 
 def test_own_network_with_one_output_for_two_classes(own):
-    command = ["fit", "breast_cancer", "--model", "nets.py:sigmoid", "--epochs", "8", "--learning-rate", "0.02"]
+    command = ["fit", "breast_cancer", "--model", "nets.py:sigmoid", "--epochs", "8", "--learning-rate", "0.02", *FIXED]
     assert main([*command, "--run-dir", "r", "--verbose", "0"]) == 0
     assert read_json(own / "r" / "summary.json")["metrics"]["val_accuracy"] > 0.9
     assert main(["predict", "r", "breast_cancer", "-o", "p.csv"]) == 0
@@ -292,14 +331,38 @@ def test_own_network_with_one_output_for_two_classes(own):
 
 
 def test_a_model_that_cannot_be_written_loses_nothing_else(own, capsys):
-    command = ["fit", "iris", "--model", "nets.py:unwritten", "--epochs", "2", "--run-dir", "r", "--verbose", "0"]
+    command = [
+        "fit",
+        "iris",
+        "--model",
+        "nets.py:unwritten",
+        "--epochs",
+        "2",
+        "--run-dir",
+        "r",
+        "--verbose",
+        "0",
+        *FIXED,
+    ]
     assert main(command) == 0
     assert "weights.safetensors" in capsys.readouterr().out
     assert {p.name for p in (own / "r").iterdir()} >= {"weights.safetensors", "summary.json", "history.csv"}
 
 
 def test_a_run_that_diverges_says_so(own, capsys):
-    command = ["fit", "diabetes", "--learning-rate", "1e30", "--epochs", "3", "--run-dir", "r", "--verbose", "0"]
+    command = [
+        "fit",
+        "diabetes",
+        "--learning-rate",
+        "1e30",
+        "--epochs",
+        "3",
+        "--run-dir",
+        "r",
+        "--verbose",
+        "0",
+        *FIXED,
+    ]
     assert main(command) == 1
     assert "smaller --learning-rate" in " ".join(capsys.readouterr().out.split())
     assert read_json(own / "r" / "summary.json")["status"] == "diverged"
@@ -428,7 +491,7 @@ def test_usage(capsys):
 
 # -- going on
 
-SHORT = ["fit", "digits", "--epochs", "25", "--no-plot", "--verbose", "0", "--run-dir"]
+SHORT = ["fit", "digits", "--epochs", "25", "--no-plot", "--verbose", "0", *FIXED, "--run-dir"]
 
 
 @pytest.fixture(scope="module")
@@ -610,7 +673,9 @@ def test_a_network_of_logits_gets_a_softmax(tmp_path, capsys):
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     folder = tmp_path / "run"
-    command = f"{sys.executable} -m epochal fit iris --epochs 3 --no-plot --run-dir {folder} | head -n 2"
+    command = (
+        f"{sys.executable} -m epochal fit iris --epochs 3 --batch-size 32 --no-plot --run-dir {folder} | head -n 2"
+    )
     subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=120)
     for _ in range(200):
         if (folder / "summary.json").exists():

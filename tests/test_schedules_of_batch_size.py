@@ -85,6 +85,24 @@ def test_sizes_that_come_again_compile_nothing() -> None:
     assert history.programs["train"] == 3
 
 
+def test_multiples_of_the_micro_batch_share_one_program() -> None:
+    """And the results are those of whole batches, with a short last batch and a short last piece."""
+    schedule: dict[int, Any] = {1: 32, 2: 64, 3: 16}
+    whole, pieces = linear(), linear()
+    pieces.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", metrics=["mae"], micro_batch_size=8)
+    expected = fitted(whole, 4, [BatchSizeSchedule(schedule)], batch_size=16, n=N - 1)
+    found = fitted(pieces, 4, [BatchSizeSchedule(schedule)], batch_size=16, n=N - 1)
+    assert found.history["batch_size"] == expected.history["batch_size"] == [16, 32, 64, 16]
+    assert found.programs["train"] == 1
+    assert expected.programs["train"] == 3
+    assert found.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-5)
+    weights = zip(whole.get_weights(), pieces.get_weights(), strict=True)
+    assert all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in weights)
+    other = linear()
+    other.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", micro_batch_size=8)
+    assert fitted(other, 3, [BatchSizeSchedule({1: 20, 2: 32})]).programs["train"] == 2  # 20 is no multiple
+
+
 def test_every_epoch_has_every_example_once_and_the_right_number_of_steps() -> None:
     seen: list[list[int]] = []
 

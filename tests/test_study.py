@@ -19,14 +19,15 @@ import pytest
 from data import breast_cancer, digits
 
 import epochal as keras
+from epochal import memory
 from epochal.cli import main
 from epochal.critical_batch import fit_steps_to_target
 from epochal.report import plateau
 from epochal.sources import as_examples
 from epochal.study import probes, statistics
-from epochal.study.bench import Bench
+from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.paths import descend
-from epochal.study.protocol import first_rates, next_rates, protocol_of, scaled_rate
+from epochal.study.protocol import first_rates, next_rates, protocol_of
 from epochal.study.statistics import EPOCHS, TARGET, UPDATES, Judge
 from epochal.study.store import FITS, Store
 
@@ -128,12 +129,17 @@ def test_one_program_serves_all_learning_rates_and_seeds_of_a_size():
         np.testing.assert_array_equal(again, before)  # wherever it stops on the way
 
 
-def test_random_numbers_outside_are_left_alone(tmp_path):
+def test_random_numbers_outside_are_left_alone():
+    def numbers():
+        return np.random.rand(), keras.random.normal((2,)).tolist()  # noqa: NPY002
+
     keras.utils.set_random_seed(3)
-    expected = np.random.rand(), keras.random.normal((2,)).tolist()  # noqa: NPY002
+    expected = numbers()
     keras.utils.set_random_seed(3)
-    digits_study(tmp_path, batch_sizes=("full",), epochs=1, updates=1, seeds=1, learning_rates=(0.1,))
-    assert (np.random.rand(), keras.random.normal((2,)).tolist()) == expected  # noqa: NPY002
+    with seeds_put_back():
+        keras.utils.set_random_seed(4)
+        assert numbers() != expected
+    assert numbers() == expected
 
 
 def test_a_size_that_diverges_is_a_row_that_says_so(tmp_path):
@@ -144,7 +150,7 @@ def test_a_size_that_diverges_is_a_row_that_says_so(tmp_path):
 
     x, y = breast_cancer(120)
     found = keras.batch_size_study(
-        build, x, y, batch_sizes=(4, 32), epochs=4, updates=60, seeds=2, learning_rates="fixed", out=tmp_path, verbose=0
+        build, x, y, batch_sizes=(4,), epochs=4, updates=60, seeds=2, learning_rates="fixed", out=tmp_path, verbose=0
     )
     assert all(re.match(r"diverged after \d+ updates \(learning rate 3\)", row["status"]) for row in found.table)
     assert found.table[0]["equal_epochs_val_loss"] is None
@@ -357,7 +363,6 @@ def test_learning_rates_are_tried_until_the_best_is_not_at_the_edge():
     assert next_rates(protocol, tried, [0.1, 0.4]) == [0.05]
     assert next_rates(protocol, tried, [1.6]) == [3.2]
     assert next_rates(protocol, [0.1 * 2.0**k for k in range(15)], [0.1]) == []  # it ends somewhere
-    assert scaled_rate("sqrt", 0.1, 4) == 0.2
     for rule, rate in (("fixed", 0.1), ("sqrt", 0.2), ("linear", 0.4)):
         assert first_rates(protocol_of(1000, (128,), 1, 1, 1, rule), 128, 0.1, "sqrt") == [rate]
 
@@ -413,8 +418,8 @@ def test_the_highest_rise_in_a_box_is_that_of_a_quadratic_and_of_a_plane():
 def test_adaptive_sharpness_does_not_change_when_layers_are_rescaled_and_keskars_does():
     """ReLU(a W₁ x) · W₂ / a is the same function for every a > 0 (Dinh et al. 2017)."""
     x, y = breast_cancer(80)
-    random = np.random.default_rng(0)
-    first, second = random.normal(0, 0.3, (30, 6)), random.normal(0, 0.3, 6)
+    drawn = np.random.default_rng(0)
+    first, second = drawn.normal(0, 0.3, (30, 6)), drawn.normal(0, 0.3, 6)
 
     @jax.jit
     def loss(point):
@@ -480,7 +485,7 @@ def test_the_page_stands_alone_and_says_what_it_shows(study, tmp_path):
 
 def test_the_command_writes_the_page_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ["study", "iris", "--batch-sizes", "8", "full", "--epochs", "2", "--updates", "12", "--seeds", "1"]
+    command = ["study", "iris", "--batch-sizes", "full", "--epochs", "2", "--updates", "12", "--seeds", "1"]
     command += ["--learning-rates", "sqrt"]
     assert main(command) == 0
     said = capsys.readouterr().out
@@ -495,3 +500,28 @@ def test_the_command_writes_the_page_and_goes_on(tmp_path, monkeypatch, capsys):
     assert "another kind" in capsys.readouterr().err
     assert main(["study", "iris", "--batch-sizes", "0"]) == 2
     assert "expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_size_that_does_not_fit_into_the_memory_is_cut_or_is_a_row_that_says_so(tmp_path, monkeypatch):
+    def build(pieces="auto"):
+        model = keras.Sequential(
+            [keras.layers.Dense(400, activation="relu", input_shape=(64,)), keras.layers.Dense(10)]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, ["accuracy"], micro_batch_size=pieces)
+        return model
+
+    settings = {"epochs": 1, "updates": 4, "seeds": 1, "learning_rates": (0.1,), "verbose": 0}
+    x, y = digits(1200)
+    whole = keras.batch_size_study(build, x, y, batch_sizes=("full",), out=tmp_path / "whole", **settings).table[0]
+    limit = memory.Limit(int(0.7 * whole["memory_bytes"]), "of the test")
+    monkeypatch.setattr(memory, "limit", lambda *arguments, **named: limit)
+    cut = keras.batch_size_study(build, x, y, batch_sizes=("full",), out=tmp_path / "cut", **settings).table[0]
+    assert cut["memory_bytes"] <= limit.bytes
+    assert cut["equal_updates_val_accuracy"] == pytest.approx(whole["equal_updates_val_accuracy"], abs=1 / 240 + 1e-9)
+    refused = keras.batch_size_study(
+        lambda: build(None), x, y, batch_sizes=(8, "full"), out=tmp_path / "refused", **settings
+    )
+    assert refused.table[0]["status"] == "ok"
+    assert "forbids to cut it" in refused.table[1]["status"]
+    assert "forbids to cut it" in refused.report().read_text()

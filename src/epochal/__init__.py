@@ -30,6 +30,7 @@ from epochal.model import Model
 from epochal.noise import gradient_noise_scale
 from epochal.nonfinite import NonFiniteError
 from epochal.optimizers import Optimizer, scale_learning_rate
+from epochal.planning import plan_batch_size
 from epochal.regularizers import Regularizer
 from epochal.reproduce import replay
 from epochal.sequential import Sequential
@@ -71,6 +72,7 @@ __all__ = [
     "models",
     "ops",
     "optimizers",
+    "plan_batch_size",
     "random",
     "regularizers",
     "replay",

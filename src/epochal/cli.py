@@ -22,17 +22,18 @@ from typing import Any
 import numpy as np
 import tyro
 
-from epochal import runfolder
-from epochal.options import Evaluate, Fit, Predict, Study
-from epochal.report import listed, say, say_values
+from epochal import runfolder, telling
+from epochal.batch_plan import BatchPlan
+from epochal.options import Evaluate, Fit, Plan, Predict, Study
+from epochal.report import say, say_values
 from epochal.tables import InputError, Prepared, Preprocessing, Table, prepare, read_source, target_of
 
-_DEFAULT_BATCH = 32
 _DESCRIPTION = """Train a network on a table, look at the result, use it.
 
   epochal fit digits                            a bundled data set: digits, diabetes, breast_cancer, iris, wine
   epochal fit houses.csv --target price         your own: .csv, .parquet, .npz
   epochal fit --resume runs/20260101-120000-houses    one that was killed or interrupted goes on where it was
+  epochal plan digits                           which batch size to take, measured
   epochal evaluate runs/20260101-120000-houses new.csv
   epochal predict runs/20260101-120000-houses new.csv -o prices.csv
   epochal study digits                          which batch size is good for what, on one page
@@ -59,11 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"epochal {version('epochal')}")
         return 0
     try:
-        command = tyro.cli(Fit | Evaluate | Predict | Study, prog="epochal", description=_DESCRIPTION, args=given)
+        command = tyro.cli(
+            Fit | Evaluate | Predict | Plan | Study, prog="epochal", description=_DESCRIPTION, args=given
+        )
         if isinstance(command, Fit):
             return fit(command, shlex.join(["epochal", *given]))
         if isinstance(command, Study):
             return study(command)
+        if isinstance(command, Plan):
+            return plan(command)
         evaluate(command) if isinstance(command, Evaluate) else predict(command)
     except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
         return end.code if isinstance(end.code, int) else 2
@@ -86,7 +91,7 @@ def fit(options: Fit, command: str) -> int:
     _check(options)
     folder = Path(options.run_dir) if options.run_dir is not None else runfolder.default_folder(str(options.source))
     runfolder.check_free(folder)
-    return _run(options, command, folder, resumed=False)
+    return _run(options, command, folder)
 
 
 def _resume(options: Fit, folder: Path) -> int:
@@ -108,18 +113,23 @@ def _resume(options: Fit, folder: Path) -> int:
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{str(folder)!r} was written by another epochal: {error}.") from error
     with chdir(directory):  # relative paths of its command mean what they meant
-        return _run(own, command, folder, resumed=True)
+        return _run(own, command, folder, begun)
 
 
-def _run(options: Fit, command: str, folder: Path, resumed: bool) -> int:
-    """Reads the data and makes the network, then trains it."""
+def _run(options: Fit, command: str, folder: Path, begun: dict[str, Any] | None = None) -> int:
+    """Reads the data and makes the network, then trains it; `begun` is how a run that goes on was begun."""
+    resumed = begun is not None
     table, prepared = _prepared(options)
     network, own = _network(options, prepared)
-    size = _batch_size(options.batch_size, len(prepared.x))
-    _say_network(options, network, own, size, -(-len(prepared.x) // size))
+    network.summary()
+    planned, size = None, min(len(prepared.x), begun["batch_size"]) if begun is not None else 0
+    if begun is None:
+        planned, size = _batch_size(options, prepared, network)
+    telling.network(options, own, size, -(-len(prepared.x) // size))
     if not resumed:
         folder = runfolder.make_folder(folder, exact=options.run_dir is not None)
-        runfolder.write_begun(folder, {"options": asdict(options), "command": command, "directory": os.getcwd()})
+        how = {"options": asdict(options), "command": command, "directory": os.getcwd(), "batch_size": size}
+        runfolder.write_begun(folder, how, None if planned is None else planned.to_dict())
     say("run folder", f"{folder}{os.sep}")
     print(flush=True)
     try:
@@ -127,12 +137,13 @@ def _run(options: Fit, command: str, folder: Path, resumed: bool) -> int:
     except InputError:
         if not resumed and not (folder / runfolder.LOG).exists():  # refused before the first line of the log
             runfolder.remove_backup(folder)
+            (folder / runfolder.PLAN).unlink(missing_ok=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
         raise
 
 
-def _prepared(options: Fit | Study) -> tuple[Table, Prepared]:
+def _prepared(options: Fit | Plan | Study) -> tuple[Table, Prepared]:
     """The source's table, and what becomes of it; says what was understood."""
     table = read_source(str(options.source))
     prepared = prepare(
@@ -144,7 +155,7 @@ def _prepared(options: Fit | Study) -> tuple[Table, Prepared]:
         drop=options.drop,
         categorical=options.categorical,
     )
-    _say_data(table, prepared)
+    telling.data(table, prepared)
     return table, prepared
 
 
@@ -189,7 +200,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     saved = _save(options, folder, summary, prepared.preprocessing, network)
     if not interrupted:
         runfolder.remove_backup(folder)
-    _say_result(options, summary, folder, saved)
+    telling.result(options, summary, folder, saved)
     return {"done": 0, "diverged": 1}.get(summary["status"], 130)
 
 
@@ -273,7 +284,7 @@ def _best(losses: list[float]) -> int:
     return int(np.argmin(finite)) if np.isfinite(finite).any() else len(losses) - 1
 
 
-def _network(options: Fit, prepared: Prepared) -> tuple[Any, bool]:
+def _network(options: Fit | Plan, prepared: Prepared) -> tuple[Any, bool]:
     """The compiled model, and whether the user compiled it."""
     from epochal import tasks
     from epochal.random import set_random_seed
@@ -309,9 +320,18 @@ def _check(options: Fit) -> None:
         raise InputError(f"--learning-rate {options.learning_rate:g}: expected more than 0.")
 
 
-def _batch_size(given: int | str, n: int) -> int:
-    """Rows per step: the default for "auto", never more than there are."""
-    return n if given == "full" else min(_DEFAULT_BATCH if given == "auto" else int(given), n)
+def _batch_size(options: Fit, prepared: Prepared, network: Any) -> tuple[BatchPlan | None, int]:
+    """The plan, where it is "auto", and the rows per step, never more than there are."""
+    given, n = options.batch_size, len(prepared.x)
+    if given != "auto":
+        return None, n if given == "full" else min(int(given), n)
+    from epochal import advising
+
+    planned = advising.before_fit(network, prepared, options.seed)
+    say("batch size", f"{planned.batch_size}, measured in {planned.measurements.measuring_seconds:.0f} s")
+    for sentence in planned.why[:3]:
+        say("", sentence)
+    return planned, planned.batch_size
 
 
 def _versions() -> dict[str, str]:
@@ -319,7 +339,18 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-# -- study
+# -- plan and study
+
+
+def plan(options: Plan) -> int:
+    """Prints which batch size to take; 0."""
+    from epochal import advising
+
+    advising.check(options)
+    _, prepared = _prepared(options)
+    network, _ = _network(options, prepared)
+    advising.run(options, prepared, network)
+    return 0
 
 
 def study(options: Study) -> int:
@@ -439,61 +470,3 @@ def _sentence(error: Exception) -> str:
         where = f": {str(error.filename)!r}" if error.filename else ""
         return f"{error.strerror}{where}."
     return " ".join(str(error).split())
-
-
-def _say_data(table: Table, prepared: Prepared) -> None:
-    """What was understood of the table."""
-    preprocessing, target = prepared.preprocessing, prepared.preprocessing.target
-    given = len(table.columns) - 1
-    features = (
-        f"examples of shape {preprocessing.input_shape}"
-        if preprocessing.array is not None
-        else f"{given} columns → {len(preprocessing.features)} features"
-    )
-    say("data", f"{table.source}: {prepared.n:,} rows, {features}")
-    for note in table.notes:
-        say("", note)
-    for reason in sorted({reason for _, reason in preprocessing.dropped}):
-        names = [name for name, why in preprocessing.dropped if why == reason]
-        say("left out", f"{listed(names, 8)}: {reason}")
-    say("target", f"{target.name} ({prepared.chosen})")
-    if target.task == "classification":
-        learned = f"classification, {len(target.classes)} classes: {listed([str(c) for c in target.classes], 10)}"
-    else:
-        learned = f"regression, mean {target.mean:.4g}, standard deviation {target.std:.4g}"
-    say("task", f"{learned} ({prepared.rule}{'' if prepared.rule == 'by --task' else '; --task overrides'})")
-    say("split", f"{len(prepared.x):,} training rows, {len(prepared.x_validation):,} validation rows")
-
-
-def _say_network(options: Fit, network: Any, own: bool, size: int, steps: int) -> None:
-    """The network and how it is trained."""
-    network.summary()
-    how = " (default, not measured yet)" if options.batch_size == "auto" else ""
-    compiled = "as compiled in " + str(options.model) if own else f"Adam, learning rate {options.learning_rate:g}"
-    say("batch size", f"{size}{how}: {steps:,} steps per epoch")
-    say("training", f"{compiled}; at most {options.epochs} epochs, patience {options.patience}")
-
-
-def _say_result(options: Fit, summary: dict[str, Any], folder: Path, problem: str | None) -> None:
-    """What came of the run."""
-    times = f"{summary['seconds']:.1f} s"
-    if summary["status"] == "interrupted":
-        ended = "interrupted"
-    else:
-        ended = (
-            "all epochs done" if summary["epochs"] == options.epochs else f"no better val_loss for {options.patience}"
-        )
-        times += f", {summary['compile_seconds']:.1f} s of it compiling"
-    print()
-    say("trained", f"{summary['epochs']} epochs ({ended}), {times}")
-    if summary["status"] == "diverged":
-        say("diverged", "the validation loss is not a finite number: try a smaller --learning-rate")
-    else:
-        say("kept", f"epoch {summary['best_epoch']}: least val_loss (chosen on these rows, so a bit flattering)")
-    say_values(summary["metrics"])
-    if problem is not None:
-        say("not saved", problem)
-    if summary["status"] == "interrupted":
-        say("go on with", f"epochal fit --resume {folder}")
-    files = ["model/"] * (problem is None) + ["curves.png"] * options.plot
-    say("run folder", f"{folder}{os.sep}  {', '.join([*files, 'history.csv', 'summary.json', 'log.jsonl'])}")

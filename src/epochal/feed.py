@@ -165,6 +165,9 @@ class Feed:
         """
         raise ValueError("The batch size can be changed for arrays in memory only; these batches come as they are.")
 
+    def share(self, width: int) -> None:
+        """See `ArrayFeed.share`; nothing where batches come as they are."""
+
     def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
         """The examples with these numbers: x, y and weight, on the host.
 
@@ -218,6 +221,7 @@ class ArrayFeed(Feed):
     ):
         self.n, self.exact_tail = examples.n, exact_tail
         self.batch_size = min(batch_size, examples.n)
+        self._width: int | None = None
         self._batches = Batches(self.n, self.batch_size, shuffle, seed, steps)
         self.steps = self._batches.length(0)
         self.padded = not exact_tail and not self._batches.even
@@ -233,8 +237,34 @@ class ArrayFeed(Feed):
         for table in self._batches.tables(epoch):
             yield from self._cut(table)
 
+    def share(self, width: int) -> None:
+        """From here on one program runs all batch sizes that are multiples of `width`, the size of micro-batches."""
+        self._width = None if self.exact_tail or width >= self.n else width
+        self.padded = not self.exact_tail and (self._shares or not self._batches.even)
+
+    @property
+    def _shares(self) -> bool:
+        return self._width is not None and self.batch_size is not None and self.batch_size % self._width == 0
+
+    def _shared(self, table: Table, width: int) -> Stretch:
+        """One block whose shape does not depend on the batch size: all rows in line, and where each batch begins."""
+        real = np.arange(table.rows.shape[1]) < table.sizes[:, None]
+        rows, steps = table.rows[real].astype(np.int32), max(-(-self.n // width), len(table.sizes))
+        order = np.resize(rows[-1:], -(-max(len(rows), self.n) // width) * width)
+        order[: len(rows)] = rows
+        starts, sizes, passes = np.zeros(steps, np.int32), np.zeros(steps, np.int32), np.zeros(steps, np.uint32)
+        k = len(table.sizes)
+        starts[:k], sizes[:k] = np.cumsum(table.sizes) - table.sizes, table.sizes
+        passes[:k] = (table.passes * PASS_FACTOR).astype(np.uint32)
+        arrays = jax.device_put((order[None], sizes, passes, starts))
+        block = Block(self.data, arrays[0], arrays[1], arrays[2], None, self.pivot, arrays[3])
+        return Stretch(block, table.first, table.sizes)
+
     def _cut(self, table: Table) -> Iterator[Stretch]:
         """One block; with exact tails a block for every run of batches of one size."""
+        if self._shares and self._width is not None:
+            yield self._shared(table, self._width)
+            return
         passes = (table.passes * PASS_FACTOR).astype(np.uint32)
         edges = np.flatnonzero(np.diff(table.sizes)) + 1 if self.exact_tail else []
         start = 0
@@ -258,7 +288,7 @@ class ArrayFeed(Feed):
 
     def _cut_into(self, batches: Batches, epoch: int) -> None:
         self._batches, self.steps = batches, batches.length(epoch)
-        self.padded = not self.exact_tail and not batches.even
+        self.padded = not self.exact_tail and (self._shares or not batches.even)
 
     def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
         return read_rows((self._examples.x, self._examples.y, self._examples.weight), rows)

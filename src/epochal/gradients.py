@@ -43,12 +43,15 @@ def squares_and_products(
         chunk: how many groups at a time.
         scale: what gradients are multiplied with, one array per parameter; None leaves them as they are.
     """
-    program = steps.kept.setdefault("gradients", Program(lambda *a: _reduced(steps, *a), eager=steps.eager))
+    if "gradients" not in steps.kept:
+        steps.kept["gradients"] = Program(lambda *a: _reduced(steps, *a), eager=steps.eager)
+    program = steps.kept["gradients"]
     state, count, draw = steps.parts.collect(), len(ids), np.array([seed, 0], np.uint32)
     direction: Any = None
     found: Any = ()
-    for _ in range(1 if count <= chunk else 2):
-        total, pieces = [jnp.zeros_like(p) for p in state[0]], []
+    once = count <= chunk
+    for _ in range(1 if once else 2):
+        total, pieces = None if once else [jnp.zeros_like(p) for p in state[0]], []
         for start in range(0, count, chunk):
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
             real = (np.arange(start, start + chunk) < count).astype(np.float32)
@@ -56,7 +59,7 @@ def squares_and_products(
             arguments = (*state, part, draw, direction, total, scale)
             squares, products, total = program.executable(*arguments)(*arguments)
             pieces.append((squares, products))
-        direction = [t / count for t in total]
+        direction = None if total is None else [t / count for t in total]
         found = tuple(np.concatenate(parts)[:count] for parts in zip(*jax.tree.map(np.asarray, pieces), strict=True))
     return found
 
@@ -71,7 +74,7 @@ def _reduced(
 ) -> tuple[Array, Array, Any]:
     """|g_i|² and g_i·direction of the groups, and `total` with the gradients of those that are real added.
 
-    Without a direction it is the mean of the real groups' gradients.
+    Without a direction it is the mean of the real groups' gradients; without a total none is made.
     """
     (data, ids, real), key = part, pass_key(draw)
 
@@ -92,7 +95,9 @@ def _reduced(
     along = [s / real.sum() for s in sums] if direction is None else [d.ravel() for d in direction]
     squares = sum((jnp.square(g).sum(axis=1) for g in flat), jnp.zeros(len(ids)))
     products = sum((g @ d for g, d in zip(flat, along, strict=True)), jnp.zeros(len(ids)))
-    return squares, products, [t + s.reshape(t.shape) for t, s in zip(total, sums, strict=True)]
+    if total is not None:
+        total = [t + s.reshape(t.shape) for t, s in zip(total, sums, strict=True)]
+    return squares, products, total
 
 
 def _gradient(steps: Steps, params: Any, buffers: Any, data: Any, ids: Array, key: Array) -> list[Array]:

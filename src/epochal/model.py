@@ -32,6 +32,7 @@ from epochal.arguments import (
     validation_due,
     with_rank,
 )
+from epochal.batch_plan import BatchPlan
 from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.display import display_for
@@ -41,6 +42,7 @@ from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
 from epochal.nonfinite import WAYS
 from epochal.objective import Recipe, naming
+from epochal.planning import plan_for_fit
 from epochal.random import next_seed
 from epochal.state import TrainState
 from epochal.step import Custom
@@ -241,7 +243,8 @@ class Model(Layer):
                 h5py, zarr) are read batch by batch. Or batches: a dataset (torch `DataLoader`, `tf.data`, Grain, …), a
                 generator, a `utils.PyDataset`, a `utils.DatasetCreator`; they bring x, (x, y) or (x, y, sample_weight).
             y: targets, one row per example; None beside batches.
-            batch_size: examples per step: an int, "full" (all of them), or "auto". Default 32. None beside batches.
+            batch_size: examples per step: an int, "full" (all of them), or "auto", which is measured first, for some
+                seconds, as `epochal.plan_batch_size` does (`History.plan`). Default 32. None beside batches.
             epochs: index of the last epoch, counted from 1: training runs epochs `initial_epoch` … `epochs`-1.
             verbose: 0 silent, 1 a live bar, 2 a line per epoch, "auto" a bar on a terminal and lines elsewhere.
             callbacks: `epochal.callbacks.Callback` objects, called in this order.
@@ -297,7 +300,9 @@ class Model(Layer):
             keeping = Keeping(callbacks, resume_from, closing, training.until)
             seed = keeping.seed(next_seed())
             validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
-            way = replace(validation_way, batch_size=batch_size, shuffle=shuffle, seed=seed, limit=per_epoch)
+            held_fraction = validation_split if validation_data is None else 0
+            plan, size = _planned(self, batch_size, keeping, (x, y, sample_weight), class_weight, held_fraction)
+            way = replace(validation_way, batch_size=size, shuffle=shuffle, seed=seed, limit=per_epoch)
             way = replace(way, again=True, first_epoch=span.start)
             data, held_out = training.fit_data(
                 (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
@@ -310,11 +315,14 @@ class Model(Layer):
             training.start_optimizer(steps.parts)
             params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
             history = training.history = History()
+            history.plan = plan
             session = training.session(steps, [callbacks, history], display_for(verbose), params)
             session.history, session.until, session.trace = history, training.until, trace
             if trace is not None:
                 closing.callback(trace.end)
             session.callbacks.set_run(steps, feed)
+            if plan is not None:
+                session.display.note(f"Batch size {plan.batch_size}, measured. {plan.why[0]}")
             if said:
                 session.display.note(said)
             keeping.begin(session, feed, held, seed)
@@ -701,6 +709,18 @@ class Model(Layer):
         if name not in names:
             raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
         return layers[names.index(name)]
+
+
+def _planned(
+    model: Any, batch_size: Any, keeping: Keeping, given: tuple, class_weight: Any, fraction: Any
+) -> tuple[BatchPlan | None, Any]:
+    """The plan of `fit(batch_size="auto")`, and the batch size; a run that goes on keeps the one that it had."""
+    if not isinstance(batch_size, str) or batch_size != "auto":
+        return None, batch_size
+    if keeping.batch_size is not None:
+        return None, keeping.batch_size
+    plan = plan_for_fit(model, given, class_weight, fraction)
+    return plan, batch_size if plan is None else plan.batch_size
 
 
 def _overridden_loss(model: Any, batch: Batch, y_pred: Any, training: bool) -> Any:

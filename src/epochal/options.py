@@ -33,7 +33,7 @@ class Fit:
     categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
     """Column whose numbers are names (a postal code, a class of ticket); may be given several times."""
     batch_size: Annotated[int | Literal["auto", "full"], tyro.conf.arg(metavar="N|auto|full")] = "auto"
-    """Rows per step, or "full" for all of them. "auto" is 32 for now: a default, not measured yet."""
+    """Rows per step, or "full" for all of them. "auto" is measured first, for some seconds: see `epochal plan`."""
     epochs: int = 200
     """At most so many passes over the training rows."""
     patience: int = 20
@@ -56,6 +56,48 @@ class Fit:
     """Draw curves.png."""
     verbose: Literal["auto", 0, 1, 2] = "auto"
     """Progress: 0 none, 1 a live bar, 2 a line per epoch; auto is 1 on a terminal, else 2."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which batch size to train with: measures this machine, the network and the data, and says why.
+
+    Times steps of several sizes, reads their memory off the compiled programs, and trains a copy for a few epochs to
+    see how noisy its gradient is. Nothing is left behind but what --out and --plot name.
+
+    For example:
+      epochal plan digits
+      epochal plan houses.csv --target price --memory-limit 2GiB --plot plan.png
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """As for fit."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column to predict, as for fit."""
+    task: Literal["classification", "regression"] | None = None
+    """What to learn, as for fit."""
+    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column to leave out; may be given several times."""
+    categorical: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")] = ()
+    """Column whose numbers are names; may be given several times."""
+    batch_sizes: Annotated[tuple[int | Literal["full"], ...], tyro.conf.arg(metavar="N|full …")] = ()
+    """Choose among these. Default: any size."""
+    memory_limit: Annotated[str | None, tyro.conf.arg(metavar="SIZE")] = None
+    """Such as 600MB or 2GiB. Default: EPOCHAL_MEMORY_LIMIT, or what the machine has left."""
+    max_seconds: float = 60.0
+    """About how long to measure, compiling included."""
+    validation_split: float = 0.2
+    """Part of the rows that fit would hold out."""
+    learning_rate: float = 1e-3
+    """Of Adam in the trial training. A --model that is compiled keeps its own."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:function")] = None
+    """A function that returns an epochal.Model, as for fit."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Write the plan as JSON."""
+    plot: Annotated[str | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Draw its curves."""
+    seed: int = 0
+    """Decides the split, the first weights and what is drawn."""
 
 
 @dataclass(frozen=True)

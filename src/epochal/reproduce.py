@@ -14,7 +14,7 @@ import numpy as np
 from epochal import loop
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.lists import CallbackList
-from epochal.feed import Batch, take
+from epochal.feed import Batch, take, take_piece
 from epochal.state import TrainState
 from epochal.step import Steps
 
@@ -90,7 +90,11 @@ def replay(
 
 def _looked_at(reached: loop.Reached, epoch: int, number: int) -> Replayed:
     steps = reached.runner.steps
-    batch = take(reached.block, reached.index, reached.runner.padded)
+    block, index = reached.block, reached.index
+    if block.starts is None:
+        batch = take(block, index, reached.runner.padded)
+    else:  # sizes that differ: there is no row of `order` for each batch
+        batch = take_piece(block, index, 0, int(block.sizes[index]), padded=False)
     state, key = reached.runner.state(), reached.runner.key
     look = _look(steps) if steps.eager else jax.jit(_look(steps))
     loss, outputs, gradients = jax.tree.map(np.asarray, look(state, batch, key))

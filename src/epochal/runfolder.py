@@ -4,6 +4,7 @@
     history.csv    epoch (the first is 1) and every value, a row per epoch
     log.jsonl      a line as the run starts, a line per epoch as it happens, a line as it ends
     curves.png     drawn by report.py
+    plan.json      how the batch size was measured, if it was
     model/         `load_model` reads it; preprocessing.json beside the weights
     backup/        until the run has ended: how it was begun (begun.json) and its checkpoints, to go on from
 
@@ -24,8 +25,9 @@ from typing import Any, TextIO
 from epochal.callbacks.base import Callback, Logs
 
 SUMMARY, HISTORY, LOG, CURVES, MODEL = "summary.json", "history.csv", "log.jsonl", "curves.png", "model"
+PLAN = "plan.json"
 BACKUP, _BEGUN = "backup", "begun.json"
-_OURS = (SUMMARY, HISTORY, LOG, CURVES, MODEL, BACKUP)
+_OURS = (SUMMARY, HISTORY, LOG, CURVES, MODEL, PLAN, BACKUP)
 
 
 def default_folder(source: str) -> Path:
@@ -65,8 +67,10 @@ def check_free(folder: Path) -> None:
         raise FileExistsError(f"{str(folder)!r} already holds a run ({held[0]}): choose another --run-dir{hint}.")
 
 
-def write_begun(folder: Path, record: dict[str, Any]) -> None:
-    """Notes in the run's backup how it was begun, as JSON data."""
+def write_begun(folder: Path, record: dict[str, Any], plan: dict[str, Any] | None = None) -> None:
+    """Notes in the run's backup how it was begun, as JSON data; beside it how the batch size was measured."""
+    if plan is not None:
+        _write_json(folder / PLAN, plan)
     (folder / BACKUP).mkdir()
     _write_json(folder / BACKUP / _BEGUN, record)
 

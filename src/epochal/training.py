@@ -483,6 +483,13 @@ class Keeping:
         """The run's seed: the one it was begun with, or a fresh one."""
         return fresh if self._checkpoint is None else self._checkpoint.content["seed"]
 
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that was chosen by measuring for the run that is gone on with."""
+        states = [] if self._checkpoint is None else self._checkpoint.content["callbacks"]
+        plans = [state.get("plan") for name, state in states if name == History.__name__ and state]
+        return next((plan["batch_size"] for plan in plans if plan), None)
+
     def begin(self, session: loop.Session, feed: Feed, held: Feed | None, seed: int) -> None:
         """Takes the data to where the run goes on, once it is sure that it can.
 

@@ -16,7 +16,8 @@ class BatchSizeSchedule(Monitor):
 
     Raising the batch size instead of lowering the learning rate takes as many epochs and fewer steps (Smith et al.
     2018, arXiv:1711.00489). Every epoch goes over all examples once, whatever the size; a size that was not there
-    before is compiled once. It logs `batch_size`.
+    before is compiled once, but with `compile(micro_batch_size=k)` all multiples of k share a program. It logs
+    `batch_size`.
 
     Args:
         schedule: batch sizes, ints or "full", as
@@ -94,6 +95,8 @@ class BatchSizeSchedule(Monitor):
             raise ValueError("A stateful model keeps one state per row of the batch: its batch size cannot change.")
         if self.lr_scaling is not None:
             check_scalable(self.model.optimizer, self.lr_scaling)
+        if isinstance(steps.micro_batch_size, int):
+            feed.share(steps.micro_batch_size)
         self._feed = feed
 
     def state_dict(self) -> dict[str, Any]:

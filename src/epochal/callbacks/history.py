@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from epochal.batch_plan import BatchPlan
 from epochal.callbacks.base import Callback, Logs
 
 
@@ -15,6 +16,7 @@ class History(Callback):
         history: name -> one value per epoch run, in the order of the logs.
         epoch: the indices of these epochs.
         params: `verbose`, `epochs`, `steps`, `batch_size`.
+        plan: of `fit(batch_size="auto")`, how the batch size was chosen; else None.
         skipped: how many updates were skipped with `on_nonfinite="skip"`.
         seconds: of the whole fit; of a run that goes on, since it did, like what follows.
         compile_seconds: of it, spent on compiling.
@@ -27,6 +29,7 @@ class History(Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
+        self.plan: BatchPlan | None = None
         self.skipped = 0
         self.seconds = 0.0
         self.compile_seconds = 0.0
@@ -34,11 +37,14 @@ class History(Callback):
         self.examples_per_second = self.data_wait = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped}
+        plan = None if self.plan is None else self.plan.to_dict()
+        return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped, "plan": plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.epoch = state["history"], state["epoch"]
         self.skipped = state.get("skipped", 0)
+        plan = state.get("plan")
+        self.plan = None if plan is None else BatchPlan.from_dict(plan)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)

@@ -36,7 +36,7 @@ class NoiseScale(Callback):
     """
 
     GROUP = 16  # gradients of single examples would cost up to a hundred times what training on them does
-    COST = 5  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
+    COST = 10  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
     SHARE = 0.02
     KEPT = 5
 

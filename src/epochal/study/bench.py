@@ -14,17 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epochal import micro
 from epochal.arguments import check_labels
 from epochal.callbacks.monitor import Monitor
 from epochal.config import serialize
+from epochal.display import Display
 from epochal.feed import ArrayFeed, Stretch
 from epochal.memory import program_bytes
 from epochal.model import Model
+from epochal.objective import Objective
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
 from epochal.sources import Examples, fingerprint
 from epochal.step import TestRunner, TrainRunner
 from epochal.training import Way
 
+_SILENT = Display()
 EVALUATED = 1024  # examples per step of an evaluation, and training examples that a fit's training loss is taken of
 
 
@@ -79,13 +83,13 @@ class Bench:
         check_labels(self.steps, held_out)
         self.parts, self.optimizer = self.steps.parts, training.optimizer
         training.start_optimizer(self.parts)
-        self.rate = float(self.optimizer.learning_rate)
+        self.rate = _rate_of(self.optimizer)
         objective = self.steps.objective
         assert objective is not None
         self._exact_tail = not (objective.row_independent and self.parts.row_independent)
         self.identity = self._identity(examples, held_out)
         self.examples, self.held_out = _on_device(examples), _on_device(held_out)
-        self.monitor, self.higher = _judge(list(objective.reported), monitor)
+        self.monitor, self.higher = _judge(objective, monitor)
         self.starts = {seeds[0]: self._start(self.model, first_seed)}
         for seed in seeds[1:]:
             self.starts[seed] = self._start_of(seed)
@@ -176,11 +180,11 @@ class Bench:
             tally = None
             for block, first, sizes in feed.epoch(epoch):
                 tally = runner.start(block) if tally is None else tally
-                executable = runner.program.executable(*runner.arguments(block, tally))
+                executable = micro.prepared(runner, block, tally, _SILENT)
                 while first < len(sizes) and mark is not None:
                     last = min(first + mark - done, len(sizes))
                     began = time.perf_counter()
-                    tally = runner.run(executable, block, tally, first, last)
+                    executable, tally = micro.run(runner, executable, block, tally, (first, last), _SILENT)
                     done, first = done + last - first, last
                     if done == mark or first == len(sizes):
                         jax.block_until_ready(self.parts.collect())
@@ -197,8 +201,8 @@ class Bench:
             runner, tally = TestRunner(self.steps, padded), None
             for block, first, sizes in stretches:
                 tally = runner.start(block) if tally is None else tally
-                executable = runner.program.executable(*runner.arguments(block, tally))
-                tally = runner.run(executable, block, tally, first, len(sizes))
+                executable = micro.prepared(runner, block, tally, _SILENT)
+                _, tally = micro.run(runner, executable, block, tally, (first, len(sizes)), _SILENT)
             assert tally is not None
             found.append(runner.read(tally))
         return found
@@ -212,7 +216,7 @@ class Bench:
         feed = ArrayFeed(self.examples, size, True, 0, self._exact_tail)
         runner = TrainRunner(self.steps, feed.padded, 0, 0)
         block = next(iter(feed.epoch(0))).block
-        compiled = runner.program.executable(*runner.arguments(block, runner.start(block))).function
+        compiled = micro.prepared(runner, block, runner.start(block), _SILENT).function
         return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
 
 
@@ -235,9 +239,18 @@ def _without(described: Any, keys: set[str]) -> Any:
     return [_without(value, keys) for value in described] if isinstance(described, list) else described
 
 
-def _judge(reported: list[str], monitor: str | None) -> tuple[str, bool]:
+def _rate_of(optimizer: Any) -> float:
+    try:
+        return float(optimizer.learning_rate)
+    except AttributeError as error:
+        raise ValueError(f"A study sets the learning rate. {error}") from error
+
+
+def _judge(objective: Objective, monitor: str | None) -> tuple[str, bool]:
     """The name of the value that fits are judged by, and whether more of it is better."""
-    name = monitor.removeprefix("val_") if monitor is not None else [*reported[1:], reported[0]][0]
+    reported = list(objective.reported)
+    metrics = [name for name in reported if name not in ("loss", *objective.loss_labels)]
+    name = [*metrics, "loss"][0] if monitor is None else monitor.removeprefix("val_")
     if name not in reported:
         raise ValueError(f"Expected monitor to be one of {', '.join(reported)}, got {monitor!r}.")
     try:

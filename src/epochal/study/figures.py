@@ -131,16 +131,11 @@ def seconds(axes: Any, study: Any) -> None:
 def speed(axes: Any, study: Any) -> None:
     """Examples per second against the batch size."""
     rows = [row for row in study.table if row["examples_per_second"] is not None]
-    axes.plot(
-        [row["batch_size"] for row in rows],
-        [row["examples_per_second"] for row in rows],
-        color=TRAIN,
-        marker="o",
-        linewidth=1.4,
-    )
+    thousands = [row["examples_per_second"] / 1000 for row in rows]
+    axes.plot([row["batch_size"] for row in rows], thousands, color=TRAIN, marker="o", linewidth=1.4)
     axes.set_ylim(bottom=0)
     axis_of_sizes(axes, study.protocol.sizes, study.protocol.n)
-    _finish(axes, None, "training examples per second")
+    _finish(axes, None, "thousand training examples per second")
 
 
 def rates(axes: Any, study: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +63,8 @@ class Progress:
 
     def _say(self, text: str) -> None:
         if self._show:
-            print(f"\r\x1b[K{text[:150]}" if self._live else text, end="" if self._live else "\n", flush=True)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[:width]}" if self._live else text, end="" if self._live else "\n", flush=True)
 
 
 def _time(seconds: float) -> str:
@@ -158,6 +160,10 @@ class Fits:
         fit: Fit = {"size": size, "rate": rate, "seed": seed, "updates": [], "seconds": [], "diverged": None}
         names = dict.fromkeys(["loss", self._bench.monitor])
         columns: dict[str, list[float]] = {f"{part}{name}": [] for name in names for part in ("", "val_")}
+        try:
+            memory = self._bench.memory(size)
+        except MemoryError as error:  # and the batch cannot be cut
+            return {**fit, **columns, "diverged": 0, "why": str(error), "memory": None}
         for done, seconds in self._bench.travel(size, rate, seed, marks):
             parts = dict(zip(("", "val_"), self._bench.evaluate(), strict=True))
             values = {f"{part}{name}": float(parts[part][name]) for name in names for part in parts}
@@ -168,12 +174,12 @@ class Fits:
             fit["seconds"].append(round(seconds, 6))
             for column, value in values.items():
                 columns[column].append(value)
-        return {**fit, **columns, "memory": self._bench.memory(size)}
+        return {**fit, **columns, "memory": memory}
 
     def _told(self, fit: Fit) -> str:
         how = f"batch {self.protocol.label(fit['size'])}, learning rate {fit['rate']:g}, seed {fit['seed']}"
         if fit["diverged"] is not None:
-            return f"{how}: diverged"
+            return f"{how}: {'does not fit into the memory' if 'why' in fit else 'diverged'}"
         value = statistics.value_at(fit, statistics.budget(self.protocol, EPOCHS, fit["size"]), self.judge.key)
         return f"{how}: {self.judge.key} {value:.4g}"
 

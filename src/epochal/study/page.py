@@ -120,9 +120,7 @@ def _results(study: Any) -> str:
         for reading in ("equal_epochs", "equal_updates"):
             cells += [
                 words.number(row[f"{reading}_learning_rate"]),
-                words.spread(row[f"{reading}_{key}"], row[f"{reading}_{key}_std"])
-                if row[f"{reading}_seeds"]
-                else "diverged",
+                words.outcome(row, reading, key),
                 words.spread(row[f"{reading}_best_{key}"], row[f"{reading}_best_{key}_std"]),
             ]
         there = row["all_at_target"]

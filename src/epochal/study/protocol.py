@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from epochal.optimizers.scaling import scale_learning_rate
+
 REFERENCE = 32  # the batch size that the compiled learning rate is taken to belong to
 RULES = ("tune", "linear", "sqrt", "fixed")
 _GRID = (-2, -1, 0, 1, 2)  # powers of 2 around a rule's rate
@@ -113,14 +115,6 @@ def _is_count(value: Any) -> bool:
 # -- learning rates
 
 
-def scaled_rate(rule: str, rate: float, factor: float) -> float:
-    """The learning rate for a batch `factor` times as large.
-
-    "linear" is Goyal et al. 2017, "sqrt" Krizhevsky 2014 (and Malladi et al. 2022 for Adam), "fixed" leaves it alone.
-    """
-    return _rounded(rate * {"linear": factor, "sqrt": math.sqrt(factor), "fixed": 1.0}[rule])
-
-
 def first_rates(protocol: Protocol, size: int, rate: float, rule: str) -> list[float]:
     """The learning rates that are tried first for a size.
 
@@ -133,8 +127,8 @@ def first_rates(protocol: Protocol, size: int, rate: float, rule: str) -> list[f
     if not isinstance(protocol.rates, str):
         return list(protocol.rates)
     if protocol.rates != "tune":
-        return [scaled_rate(protocol.rates, rate, size / REFERENCE)]
-    centre = scaled_rate(rule, rate, size / REFERENCE)
+        return [_rounded(scale_learning_rate(protocol.rates, REFERENCE, size, rate))]
+    centre = scale_learning_rate(rule, REFERENCE, size, rate)
     return [_rounded(centre * 2.0**power) for power in _GRID]
 
 

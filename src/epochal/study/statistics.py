@@ -211,6 +211,8 @@ def _to_target(
 
 def _status(fits: dict[str, list[Fit]], every: Sequence[Fit]) -> str:
     broken = [fit for fit in fits[EPOCHS] if fit["diverged"] is not None]
+    if "why" in every[0]:
+        return every[0]["why"]
     if not fits[EPOCHS]:
         soonest = min(fit["diverged"] for fit in every if fit["diverged"] is not None)
         rates = sorted({fit["rate"] for fit in every})

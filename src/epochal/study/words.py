@@ -43,6 +43,13 @@ def spread(mean: float | None, std: float | None, digits: int = 4) -> str:
     return number(mean, digits) + ("" if std is None else f" ± {number(std, 2)}")
 
 
+def outcome(row: dict[str, Any], reading: str, key: str) -> str:
+    """A row's value in a reading, or why there is none."""
+    if row[f"{reading}_seeds"]:
+        return spread(row[f"{reading}_{key}"], row[f"{reading}_{key}_std"])
+    return "diverged" if "diverged" in row["status"] else "—"
+
+
 # -- what this says
 
 
@@ -181,8 +188,8 @@ def _terminal_row(row: dict[str, Any], key: str) -> list[str]:
         duration(row["seconds_per_step"]),
         number(row["examples_per_second"]),
         size_of_memory(row["memory_bytes"]),
-        _value(row, "equal_epochs", key) if row["equal_epochs_seeds"] else "diverged",
-        _value(row, "equal_updates", key) if row["equal_updates_seeds"] else "diverged",
+        outcome(row, "equal_epochs", key),
+        outcome(row, "equal_updates", key),
         number(row["updates_to_target"]) if reached else f"{row['target_seeds']} there",
         duration(row["seconds_to_target"]) if reached else "—",
     ]

@@ -1,0 +1,375 @@
+"""Which batch size to take: the choice from measurements against closed forms; the measuring on real models."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from data import breast_cancer, diabetes, digits
+from matplotlib.image import imread
+
+import epochal as keras
+from epochal import batch_plan, planning
+from epochal.batch_plan import BatchPlan, Measurements, make_plan
+from epochal.critical_batch import NoiseEstimate
+from epochal.memory import Limit
+from epochal.random import seed_state
+
+SIZES = (4, 16, 64, 256, 1024)
+
+
+def noise(value: float, low: float | None = None, high: float | None = None) -> NoiseEstimate:
+    return NoiseEstimate(
+        value, value / 2 if low is None else low, value * 2 if high is None else high, 1.0, value, 1000
+    )
+
+
+def measured(
+    a: float = 245e-6,
+    b: float = 1e-6,
+    critical: float | None = 39.0,
+    n: int = 100_000,
+    per_row: int = 1000,
+    **changed: Any,
+) -> Measurements:
+    """Steps of a + b m seconds that need 1 MB + per_row * m bytes."""
+    given: dict[str, Any] = {
+        "n": n,
+        "seconds": {m: a + b * m for m in SIZES},
+        "epoch_seconds": 0.0,
+        "bytes": {m: 1_000_000 + per_row * m for m in SIZES},
+        "limit": Limit(10**9, "the test"),
+        "noise": None if critical is None else noise(critical),
+        "trained": 100,
+    }
+    return Measurements(**{**given, **changed})
+
+
+# -- the choice: pure
+
+
+def test_best_size_is_the_geometric_mean_of_the_machine_s_and_the_problem_s():
+    plan = make_plan(measured())  # a digits MLP: a / b = 245, B = 39
+    assert plan.half_throughput_batch == pytest.approx(245)
+    assert plan.optimum == pytest.approx(math.sqrt(245 * 39))  # 97.8
+    assert plan.batch_size in (64, 128)  # both are within 3 % of the least time
+
+
+@pytest.mark.parametrize("critical", [5, 39, 300, 4000])
+@pytest.mark.parametrize("ratio", [10, 245, 3000])
+def test_a_choice_costs_at_most_four_percent_more_than_the_best_of_all_sizes(ratio, critical):
+    found = measured(a=ratio * 1e-6, critical=critical)
+    least = min((1 + critical / m) * (ratio + m) for m in range(1, found.n, 1))
+    m = make_plan(found).batch_size
+    assert (1 + critical / m) * (ratio + m) <= 1.04 * least
+
+
+def test_expected_seconds_are_the_formula_s_relative_to_the_recommended():
+    plan = make_plan(measured())
+
+    def t(m: float) -> float:
+        return (1 + 39 / m) * (245 + m)
+
+    for m in (16, 256, 1000):  # n is a multiple of none of them: average sizes count
+        assert plan.expected_seconds_to_target(m) == pytest.approx(t(m) / t(plan.batch_size), rel=0.01)
+    assert plan.expected_seconds_to_target(plan.batch_size) == 1
+
+
+def test_seconds_of_an_epoch_beside_its_steps_count_like_seconds_per_example():
+    n = 2048
+    plan = make_plan(measured(n=n, epoch_seconds=3e-6 * n))
+    assert plan.optimum == pytest.approx(math.sqrt(245e-6 / 4e-6 * 39))
+
+
+def test_a_short_last_batch_costs_a_whole_step():
+    plan = make_plan(measured(n=1025, critical=1e6))
+    assert plan.expected_seconds_to_target(1024) > 1.4 * plan.expected_seconds_to_target(1025)
+
+
+def test_memory_caps_the_size_and_the_largest_one_fits():
+    limit = 1_000_000 + 1000 * 50
+    plan = make_plan(measured(limit=Limit(limit, "the test")))
+    assert plan.max_batch_size == 50
+    assert plan.batch_size <= 50
+    assert plan.memory(50) == limit
+    assert (plan.memory(51) or 0) > limit
+    row = next(r for r in plan.rows() if r["batch_size"] == 256)
+    assert not row["fits"]
+    assert "does not fit" in plan.table()
+
+
+def test_a_noise_above_all_examples_makes_full_batches_where_steps_cost_nearly_the_same():
+    plan = make_plan(measured(a=1.0, b=1e-9, critical=1e9, n=5000))
+    assert plan.batch_size == plan.max_batch_size == 5000
+
+
+def test_unresolved_noise_counts_with_its_lower_end_and_the_plan_says_so():
+    plan = make_plan(measured(critical=None, noise=noise(math.inf, low=500.0, high=math.inf)))
+    assert plan.optimum == pytest.approx(math.sqrt(245 * 500))
+    assert any("at least 500" in sentence for sentence in plan.why)
+
+
+def test_only_sizes_asked_for_are_chosen_from():
+    plan = make_plan(measured(batch_sizes=(8, 300)))
+    assert plan.batch_size == 300
+    assert {8, 300} <= {row["batch_size"] for row in plan.rows()}
+
+
+def test_where_no_line_fits_the_measured_table_counts_and_nothing_beyond_it():
+    # a CNN whose throughput is best at 16: seconds grow faster than the batch from there on
+    seconds = {4: 4e-3, 16: 8e-3, 64: 80e-3, 256: 700e-3}
+    plan = make_plan(measured(seconds=seconds, critical=1e5))
+    assert plan.batch_size == 16
+    assert "straight line" in plan.why[1]
+    assert make_plan(measured(seconds={4: 1e-2, 16: 1e-2, 64: 1.1e-2, 256: 2e-1}, critical=1e9)).batch_size <= 256
+
+
+def test_a_line_through_measured_times_is_found_again_and_never_slopes_down():
+    found = batch_plan.line({m: 3.0 + 0.5 * m for m in SIZES})
+    assert (found.a, found.b, found.error) == pytest.approx((3.0, 0.5, 0.0), abs=1e-9)
+    falling = batch_plan.line({1: 2.0, 100: 1.0})
+    assert falling.a > 0
+    assert falling.b == 0
+    through = batch_plan.line({10: 1.0, 1000: 200.0})
+    assert through.a == 0
+    assert through.b > 0
+
+
+def test_between_measured_sizes_values_are_straight_on_log_scales():
+    assert batch_plan.between({10: 1.0, 1000: 100.0}, 100) == pytest.approx(10.0)
+    assert batch_plan.between({10: 1.0, 1000: 100.0}, 5) == 1.0
+    assert batch_plan.between({10: 1.0, 1000: 1.5}, 2000) == pytest.approx(3.0)
+
+
+def test_table_always_has_the_sizes_people_ask_for_and_marks_one():
+    plan = make_plan(measured(n=5000))
+    sizes = [row["batch_size"] for row in plan.rows()]
+    assert sizes == sorted({32, 64, 128, 256, 5000, plan.batch_size})
+    marked = [line for line in plan.table().splitlines() if "recommended" in line]
+    assert len(marked) == 1
+    assert marked[0].split()[0] == str(plan.batch_size)
+    assert "5000 (full)" in plan.table()
+    assert plan.table() in str(plan)
+
+
+def test_reasons_name_machine_problem_and_memory_and_what_would_change_the_answer():
+    why = " ".join(make_plan(measured()).why)
+    for part in ("Machine:", "Problem:", "Memory:", "m* = 98", "after 100 updates", "would change"):
+        assert part in why
+
+
+def test_a_plan_is_json_and_comes_back_from_it():
+    plan = make_plan(measured(noise=noise(math.inf, low=7.0, high=math.inf), notes=("A note.",)))
+    again = BatchPlan.from_dict(json.loads(json.dumps(plan.to_dict(), allow_nan=False)))
+    assert again.to_dict() == plan.to_dict()
+    assert str(again) == str(plan)
+
+
+def test_a_picture_is_written(tmp_path):
+    figure = make_plan(measured(limit=Limit(1_500_000, "the test"))).plot(tmp_path / "plan.png")
+    assert len(figure.axes) == 3
+    assert imread(tmp_path / "plan.png").std() > 0.01
+
+
+# -- measuring
+
+
+def network(units: int = 16, dropout: float = 0.2) -> Any:
+    layers = [keras.layers.Dense(units, activation="relu"), keras.layers.Dropout(dropout)]
+    model = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def everything(model: Any) -> list[Any]:
+    """All that training changes, and what random numbers come next."""
+    optimizer = model.optimizer
+    state = [] if optimizer.state is None else jax.tree.leaves(optimizer.state)
+    return [np.array(a) for a in [*model.get_weights(), *model._training.parts().collect()[1], *state]] + [seed_state()]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    *arrays, seeds = a
+    *others, other_seeds = b
+    equal = all(np.array_equal(left, right) for left, right in zip(arrays, others, strict=True))
+    return equal and repr(seeds) == repr(other_seeds)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Few sizes, short looks: nothing here depends on how long anything takes."""
+    patch = pytest.MonkeyPatch()
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "STAGES": (1,), "GRADIENTS": 64}.items():
+        patch.setattr(planning, name, value)
+    yield
+    patch.undo()
+
+
+def test_a_plan_is_measured_on_real_data(quick):
+    x, y = digits(300)
+    plan = keras.plan_batch_size(network(), x, y, max_seconds=1000)
+    assert set(plan.measurements.seconds) == {16, 64, 300}
+    assert all(seconds > 0 for seconds in plan.measurements.seconds.values())
+    assert 1 <= plan.batch_size <= 300
+    assert plan.max_batch_size == 300
+    estimate = plan.critical_batch_size
+    assert estimate is not None
+    assert 0 < estimate.low <= estimate.value <= estimate.high
+    assert plan.measurements.trained == 5  # an epoch of batches of 64
+
+
+def test_the_model_is_the_same_afterwards_to_the_bit_and_trains_as_if_nothing_had_been(quick):
+    x, y = digits(300)
+    model, other = network(), network()
+    for m in (model, other):
+        keras.utils.set_random_seed(3)
+        m.build((None, 64))
+        m.fit(x, y, batch_size=50, epochs=1, verbose=0)
+    before, seconds = everything(model), model.history
+    keras.plan_batch_size(model, x, y, max_seconds=1000)
+    assert same(everything(model), before)
+    assert model.history is seconds
+    assert model.optimizer.iterations == 6
+    histories = []
+    for m in (model, other):
+        keras.utils.set_random_seed(4)
+        histories.append(m.fit(x, y, batch_size=64, epochs=2, verbose=0).history)
+    assert histories[0] == histories[1]
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
+
+
+def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch):
+    x, y = digits(300)
+    model = network()
+    model.fit(x, y, batch_size=50, epochs=1, verbose=0)
+    before = everything(model)
+
+    def broken(*arguments: Any) -> Any:
+        assert not same(everything(model), before)  # the trial's weights are in it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planning, "squares_and_products", broken)
+    with pytest.raises(KeyboardInterrupt):
+        keras.plan_batch_size(model, x, y, max_seconds=1000)
+    assert same(everything(model), before)
+    model.fit(x, y, batch_size=50, epochs=1, verbose=0)  # its arrays are alive
+
+
+def test_a_new_optimizer_has_made_no_step_afterwards(quick):
+    model = network()
+    keras.plan_batch_size(model, *digits(300), max_seconds=1000)
+    assert model.optimizer.iterations == 0
+
+
+def test_a_limit_below_a_step_of_one_example_is_told(quick):
+    with pytest.raises(ValueError, match=r"A step with one example needs .* and there are 100 B"):
+        keras.plan_batch_size(network(), *digits(300), memory_limit=100)
+
+
+def test_under_a_limit_the_largest_size_fits_and_the_next_sixteenth_does_not(quick):
+    x, y = digits()
+    model = network(units=256)
+    plan = keras.plan_batch_size(model, x, y, memory_limit="3MB", max_seconds=1000)
+    most = plan.max_batch_size
+    assert 64 < most < len(x)
+    assert plan.batch_size <= most
+    predicted = {m: size for m, size in plan.measurements.bytes.items() if size <= 3_000_000}
+    assert max(predicted) > 15 / 16 * most  # verified by compiling
+    assert any(m <= 17 / 16 * most + 1 for m, size in plan.measurements.bytes.items() if size > 3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_sizes": [0]}, "Expected batch_sizes"),
+        ({"batch_sizes": "full"}, "Expected batch_sizes"),
+        ({"batch_sizes": []}, "Expected batch_sizes"),
+        ({"max_seconds": 0}, "Expected max_seconds"),
+        ({"max_seconds": "long"}, "Expected max_seconds"),
+        ({"memory_limit": "much"}, "Expected memory_limit"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_measured(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras.plan_batch_size(network(), *digits(50), **arguments)
+
+
+def test_batches_and_stateful_models_are_refused():
+    x, y = digits(64)
+    with pytest.raises(ValueError, match="pass arrays"):
+        keras.plan_batch_size(network(), (batch for batch in [(x, y)]))
+    model = keras.Sequential([keras.layers.LSTM(4, stateful=True), keras.layers.Dense(10)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="stateful"):
+        keras.plan_batch_size(model, x.reshape(64, 8, 8), np.zeros((64, 10), np.float32))
+    with pytest.raises(RuntimeError, match="compile"):
+        keras.plan_batch_size(keras.Sequential([keras.layers.Dense(1)]), x, y)
+
+
+def test_a_regression_and_an_eager_model_are_measured(quick):
+    x, y = diabetes(100)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    assert keras.plan_batch_size(model, x, y, max_seconds=1000).measurements.bytes
+    model.compile("sgd", "mse", run_eagerly=True)
+    plan = keras.plan_batch_size(model, x, y, batch_sizes=(50, "full"), max_seconds=1000)
+    assert plan.memory(50) is None
+    assert plan.batch_size in (50, 100)
+
+
+# -- fit(batch_size="auto")
+
+
+def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, capsys):
+    x, y = breast_cancer(300)
+    models = []
+    size: Any = "auto"
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2, activation="softmax")]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        history = model.fit(x, y, batch_size=size, epochs=2, verbose=2, validation_split=0.2)
+        if size == "auto":
+            assert history.plan is not None
+            assert history.plan.measurements.n == 240  # those that are trained on
+            size = history.plan.batch_size
+            assert f"Batch size {size}, measured." in capsys.readouterr().out
+        else:
+            assert history.plan is None
+        assert history.params["batch_size"] == size
+        models.append((model, history.history))
+    assert models[0][1] == models[1][1]
+
+
+def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monkeypatch):
+    x, y = digits(300)
+
+    def run(epochs: int) -> Any:
+        keras.utils.set_random_seed(1)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        return network().fit(x, y, batch_size="auto", epochs=epochs, verbose=0, callbacks=[backup])
+
+    first = run(1)
+    assert first.plan is not None
+
+    def again(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(planning, "plan_for", again)
+    second = run(2)
+    assert second.params["batch_size"] == first.plan.batch_size
+    assert second.plan is not None
+    assert second.plan.to_dict() == first.plan.to_dict()
+    assert len(second.epoch) == 2
+
+
+def test_auto_beside_batches_is_refused():
+    x, y = digits(64)
+    with pytest.raises(ValueError, match="batch_size"):
+        network().fit(iter([(x, y)]), batch_size="auto", verbose=0)
