@@ -636,6 +636,22 @@ def test_interrupted_run_is_kept(tmp_path):
     assert values["loss"] == pytest.approx(summary["metrics"]["val_loss"], rel=1e-5)
 
 
+def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path):
+    command = [*PROGRAM, "fit", "iris", "--epochs", "100000", "--patience", "100000", "--run-dir", "r"]
+    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > 4):
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    assert started.communicate(timeout=60)[1].splitlines()[-1] == (
+        "epochal: terminated; go on with: epochal fit --resume r"
+    )
+    assert started.returncode == 143
+    assert list((tmp_path / "r" / "backup").glob("epoch-*"))
+
+
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
     made = [runfolder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
     assert [folder.name for folder in made] == ["now-iris", "now-iris-2", "now-iris-3"]

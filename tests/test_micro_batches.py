@@ -428,3 +428,14 @@ def test_a_batch_that_is_known_not_to_fit_is_cut_before_it_runs(monkeypatch: Any
     monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "400 kB")
     with pytest.raises(MemoryError, match=r"None forbids to cut it. A batch of \d+ fits; or compile with"):
         model.fit(x, y, batch_size=512, verbose=0)
+
+
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_predictions_that_do_not_fit_are_made_in_pieces(monkeypatch: Any, verbose: int) -> None:
+    x, _ = digits(500)
+    model = keras.Sequential([layers.Dense(512, activation="relu", input_shape=(64,)), layers.Dense(10)])
+    expected = model.predict(x, batch_size=50, verbose=0)
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "900 kB")
+    found = model.predict(x, batch_size="full", verbose=verbose)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert model.programs()["predict"] > 2  # the whole was compiled, and then pieces of it

@@ -162,20 +162,11 @@ def test_E1_tensors_are_arrays() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_torchdata_loader_goes_on_by_its_own_state(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torchdata_loader_that_shuffles_goes_on_with_the_same_bits(workers: int, tmp_path: Path) -> None:
+    """By skipping what is through: put back by its own state, its later passes come in another order."""
     needs = "needs torchdata: pip install 'epochal[bench]'"
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason=needs)
     torch = pytest.importorskip("torch", reason=needs)
-    loaded: list[Any] = []
-    put_back = stateful.StatefulDataLoader.load_state_dict
-
-    def spy(self: Any, state: Any) -> None:
-        loaded.append(state)
-        put_back(self, state)
-
-    monkeypatch.setattr(stateful.StatefulDataLoader, "load_state_dict", spy)
 
     def trained(folder: Path, end: int | None = None) -> Any:
         rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
@@ -200,10 +191,8 @@ def test_a_torchdata_loader_goes_on_by_its_own_state(
             "ignore", message="'set_vital' is deprecated"
         )  # torch's own, where its attributes are listed
         whole = trained(tmp_path / "whole")
-        assert loaded == []
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "again", 9)  # in the second of three passes of six batches
         found = trained(tmp_path / "again")
-    assert loaded
     assert found[:2] == whole[:2]
-    assert found[2] == whole[2] - 9
+    assert found[2] < whole[2] - 6  # not from the beginning

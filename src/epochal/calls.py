@@ -98,7 +98,7 @@ def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | N
     if parts.stateful or not _same_objects(found, leaves):
         return None
     width = predict_width(n) if parts.row_independent else n
-    executable = programs.program("predict", padded=False).executable(*parts.collect(), widened(inputs, n, width))
+    executable = micro.predictor(programs, widened(inputs, n, width), Display())
     return Prediction(parts, executable, structure, width)
 
 

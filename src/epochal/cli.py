@@ -188,6 +188,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
         stopping.on_train_end()  # puts the best epoch's weights back
     except SystemExit:  # SIGTERM; the run was kept
         reason = "terminated"
+        print(f"epochal: terminated; go on with: epochal fit --resume {folder}", file=sys.stderr)
         raise
     finally:
         log.end(reason)  # nothing, if the fit ended as it should

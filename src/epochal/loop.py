@@ -24,7 +24,7 @@ from epochal.feed import Block, Feed, Stretch
 from epochal.interrupts import Interrupts
 from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
-from epochal.program import Executable, Program
+from epochal.program import Executable
 from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.step import Steps, TestRunner, TrainRunner
 from epochal.trace import Trace
@@ -202,16 +202,6 @@ def run_pass(
             watch.after(executable, sizes[first:last], tally)
             first = last
     return watch.finish(tally)
-
-
-def _executable(display: Display, kind: str, program: Program, arguments: tuple) -> Executable:
-    """What to call for these arguments; the display says when it has to be compiled first."""
-    if program.ready(*arguments):
-        return program.executable(*arguments)
-    display.compiling(kind)
-    executable = program.executable(*arguments)
-    display.compiled(kind)
-    return executable
 
 
 @dataclass
@@ -432,7 +422,6 @@ class LeftOut:
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
-    program = session.steps.program("predict", padded=False)
     parts = session.steps.parts
     observed, group = calls.observes("predict"), session.steps_per_execution
     group = group if isinstance(group, int) else 1  # batches per call of a batch hook
@@ -448,7 +437,7 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
         if i % group == 0:
             calls.on_predict_batch_begin(i)
         arguments = (*parts.collect(), x)
-        outputs, kept = _executable(display, "predict", program, arguments)(*arguments)
+        outputs, kept = micro.predictor(session.steps, x, display)(*arguments)
         if kept is not None:
             parts.publish(arguments[0], kept)
         flying.append((outputs, rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,7 +13,7 @@ from epochal import memory
 from epochal.display import Display
 from epochal.feed import Block
 from epochal.objective import Tally
-from epochal.program import Executable
+from epochal.program import Executable, Program
 from epochal.step import Steps, TestRunner, TrainRunner
 from epochal.sums import WholeOnly
 
@@ -116,28 +116,60 @@ def _compiled(runner: Runner, block: Block, tally: Tally, display: Display) -> E
     if width is not None:
         _check_cuttable(steps, f"A batch of {rows} examples is to be run in micro-batches of {width}, but ")
     runner.cut(width, rows)
-    arguments = runner.arguments(block, tally)
-    if runner.program.ready(*arguments):
-        return runner.program.executable(*arguments)
-    display.compiling(runner.kind)
-    executable = runner.program.executable(*arguments)
-    display.compiled(runner.kind)
+    executable = _executable(runner.program, runner.kind, runner.arguments(block, tally), display)
     if width is not None and runner.kind == "train":
         _tell_what_differs(steps, width, display)
     return executable
 
 
+def predictor(steps: Steps, x: Any, display: Display) -> Executable:
+    """What predicts for inputs like x: in pieces, where the memory does not suffice for all at once."""
+    rows, first = len(jax.tree.leaves(x)[0]), None
+    while True:
+        width = width_of(rows, steps.most.get("predict"))
+        arguments = (*steps.parts.collect(), x)
+        executable = _executable(steps.program("predict", False, width), "predict", arguments, display)
+        lack = None if executable.fits else _missing(executable, arguments, f"A batch of {rows} examples")
+        first, tried = first or lack, width or rows
+        if lack is None or steps.parts.stateful or tried == 1:  # what cannot be cut is tried as it is
+            break
+        steps.most["predict"] = _fewer(tried, lack)
+    if first is not None and width is not None:
+        display.note(f"{first.text}: it is predicted in pieces of {width}.")
+    executable.fits = True
+    return executable
+
+
+def _executable(program: Program, kind: str, arguments: tuple, display: Display) -> Executable:
+    """What to call for these arguments; the display says when it has to be compiled first."""
+    if program.ready(*arguments):
+        return program.executable(*arguments)
+    display.compiling(kind)
+    executable = program.executable(*arguments)
+    display.compiled(kind)
+    return executable
+
+
 def _lack(runner: Runner, executable: Executable, block: Block, tally: Tally) -> Lack | None:
     """What memory is missing, as far as that is known before a run."""
+    return _missing(executable, runner.arguments(block, tally), _piece(runner, block.order.shape[1]))
+
+
+def _missing(executable: Executable, arguments: tuple, what: str) -> Lack | None:
     analysis = getattr(executable.function, "memory_analysis", None)
     if executable.proven or analysis is None:
         return None
     needed = memory.program_bytes(executable.function)
-    limit = memory.limit(held=memory.tree_bytes(runner.arguments(block, tally)))
+    limit = memory.limit(held=memory.tree_bytes(arguments))
     if needed <= limit.bytes:
         return None
     amounts = f"{memory.shown(needed)}, more than {memory.shown(limit.bytes)} ({limit.source})"
-    return Lack(f"{_piece(runner, block.order.shape[1])} needs {amounts}", needed / limit.bytes)
+    return Lack(f"{what} needs {amounts}", needed / limit.bytes)
+
+
+def _fewer(rows: int, lack: Lack) -> int:
+    """Half, a quarter, … of the rows: the most that may fit. What a piece needs shrinks at most as its rows do."""
+    return max(1, rows >> max(1, math.ceil(math.log2(lack.times))))
 
 
 def _piece(runner: Runner, rows: int) -> str:
@@ -161,8 +193,7 @@ def _narrow(runner: Runner, rows: int, lack: Lack) -> None:
         _check_cuttable(steps, f"{lack.text}, and ")
     except WholeOnly as reason:
         raise MemoryError(str(reason)) from None
-    # What a piece needs shrinks at most as its rows do.
-    steps.most[runner.kind] = max(1, tried >> max(1, math.ceil(math.log2(lack.times))))
+    steps.most[runner.kind] = _fewer(tried, lack)
 
 
 def _check_cuttable(steps: Steps, trouble: str) -> None:
