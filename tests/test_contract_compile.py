@@ -33,8 +33,10 @@ def line(k: Any = keras, **compile_arguments: Any) -> Any:
 def test_A_compile_has_the_arguments_of_keras() -> None:
     known = inspect.signature(keras.Model.compile).parameters
     wanted = inspect.signature(theirs.Model.compile).parameters
-    assert {*wanted, "on_nonfinite", "micro_batch_size"} == set(known)  # our additions, which change no result of Keras
-    assert (known["on_nonfinite"].default, known["micro_batch_size"].default) == ("ignore", "auto")
+    # our additions, which change no result of Keras
+    assert {*wanted, "on_nonfinite", "micro_batch_size", "dtype"} == set(known)
+    defaults = [known[name].default for name in ("on_nonfinite", "micro_batch_size", "dtype")]
+    assert defaults == ["ignore", "auto", None]
     assert list(known)[:6] == ["self", "optimizer", "loss", "metrics", "loss_weights", "weighted_metrics"]  # of Keras 2
     assert known["steps_per_execution"].default == "auto"
     assert known["jit_compile"].default is True
@@ -43,6 +45,7 @@ def test_A_compile_has_the_arguments_of_keras() -> None:
         "auto_scale_loss",
         "on_nonfinite",
         "micro_batch_size",
+        "dtype",
     }
 
 

@@ -336,7 +336,7 @@ def test_J_on_a_real_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     terminal = RealTerminal(columns, monkeypatch)
     monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
-    classifier().fit(X, Y, batch_size=16, epochs=2, validation_data=(X, Y), callbacks=Talks())
+    classifier().fit(X, Y, batch_size=16, epochs=2, validation_data=(X, Y), validation_batch_size=4, callbacks=Talks())
     lines = terminal.lines(monkeypatch)
     heads = [line for line in lines if "━━" in line]
     assert [line.split()[0] for line in heads] == ["4/4", "2/2", "4/4"]

@@ -171,6 +171,8 @@ def plain_arrays(tree: Tree, name: str) -> tuple[list[Any], Any] | None:
     One array, or None, counts as a structure too.
     """
     parts = list(tree.values() if type(tree) is dict else tree) if type(tree) in (list, tuple, dict) else [tree]
+    if not parts:
+        return None
     for part in parts:
         if part is None:
             continue
