@@ -105,7 +105,7 @@ def test_run_folder_holds_everything(flowers):
 
 
 def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "STAGES": (1,), "GRADIENTS": 64}.items():
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "ROUGH_STAGES": (1,)}.items():
         monkeypatch.setattr(planning, name, value)
     folder = place / "measured"
     command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]
@@ -113,7 +113,9 @@ def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch,
     plan = read_json(folder / "plan.json")
     assert plan["examples"] == 120
     size = plan["batch_size"]
-    assert read_json(folder / "summary.json")["batch_size"] == size
+    summary = read_json(folder / "summary.json")
+    assert summary["batch_size"] == size
+    assert summary["plan"] == {"batch_size": size, "why": plan["why"][0]}
     said = capsys.readouterr().out
     assert re.search(rf"batch size +{size}, measured in", said)
     assert main(["plan", "iris", "--out", str(place / "p.json"), "--plot", str(place / "p.png")]) == 0
@@ -559,7 +561,7 @@ def test_a_fit_killed_before_anything_was_kept_begins_again(whole, tmp_path):
     run = tmp_path / "r"
     options = {**vars(Fit("digits", epochs=25, plot=False, run_dir=str(run)))}
     run.mkdir()
-    runfolder.write_begun(run, {"options": options, "command": "epochal", "directory": str(tmp_path)})
+    runfolder.write_begun(run, {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32})
     (run / "log.jsonl").write_text('{"event": "start"}\n{"event": "epoch", "epoch": 1}\n')
     assert main(["fit", "--resume", str(run)]) == 0
     assert values_of(run) == values_of(whole)
@@ -573,19 +575,21 @@ def test_a_fit_that_has_ended_does_not_go_on(whole, capsys):
 
 
 def test_what_does_not_go_on(whole, tmp_path, capsys):
-    run, other = tmp_path / "r", tmp_path / "other"
-    for folder in (run, other):
+    run, other, older = tmp_path / "r", tmp_path / "other", tmp_path / "older"
+    for folder in (run, other, older):
         folder.mkdir()
     options = {**vars(Fit("digits", epochs=1, plot=False, run_dir=str(run)))}
-    record = {"options": options, "command": "epochal", "directory": str(tmp_path)}
+    record = {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32}
     runfolder.write_begun(run, record)
     runfolder.write_begun(other, {**record, "options": {"colour": 1}})
+    runfolder.write_begun(older, {name: value for name, value in record.items() if name != "batch_size"})
     store = Store(run / "backup")
     store.lock()
     cases = [
         ([str(tmp_path / "absent")], "There is no folder"),
         ([str(tmp_path)], "holds no run that can go on"),
         ([str(other)], "was written by another epochal"),
+        ([str(older)], "older epochal and does not say with which batch size"),
         ([str(run)], "Another run writes to"),
         ([str(run), "--epochs", "3"], "leave out SOURCE and all options but --verbose"),
         ([str(run), "iris"], "leave out SOURCE and all options but --verbose"),

@@ -112,6 +112,11 @@ def _resume(options: Fit, folder: Path) -> int:
         own, command, directory = replace(Fit(**given), verbose=options.verbose), begun["command"], begun["directory"]
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{str(folder)!r} was written by another epochal: {error}.") from error
+    if "batch_size" not in begun:
+        raise InputError(
+            f"{str(folder)!r} was written by an older epochal and does not say with which batch size it was trained, "
+            f"so the run cannot go on with the same steps. Begin it again: {command}"
+        )
     with chdir(directory):  # relative paths of its command mean what they meant
         return _run(own, command, folder, begun)
 
@@ -196,7 +201,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     if record is None or not record.epoch:
         say("stopped", f"interrupted before the first epoch ended; go on with: epochal fit --resume {folder}")
         return 130
-    summary = _summary(settings, record, interrupted, log)
+    summary = {**_summary(settings, record, interrupted, log), "plan": runfolder.read_plan(folder)}
     saved = _save(options, folder, summary, prepared.preprocessing, network)
     if not interrupted:
         runfolder.remove_backup(folder)
