@@ -129,6 +129,12 @@ def test_where_no_line_fits_the_measured_table_counts_and_nothing_beyond_it():
     assert make_plan(measured(seconds={4: 1e-2, 16: 1e-2, 64: 1.1e-2, 256: 2e-1}, critical=1e9)).batch_size <= 256
 
 
+def test_of_two_measured_sizes_nothing_far_beside_them_is_concluded():
+    # a line through zero would make single examples best, a flat one all of them
+    assert make_plan(measured(seconds={16: 1e-3, 128: 8e-3})).batch_size == 8
+    assert make_plan(measured(seconds={16: 1e-3, 128: 1e-3}, critical=1e9)).batch_size == 128
+
+
 def test_a_line_through_measured_times_is_found_again_and_never_slopes_down():
     found = batch_plan.line({m: 3.0 + 0.5 * m for m in SIZES})
     assert (found.a, found.b, found.error) == pytest.approx((3.0, 0.5, 0.0), abs=1e-9)
@@ -400,6 +406,39 @@ def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monk
     assert second.plan is not None
     assert second.plan.to_dict() == first.plan.to_dict()
     assert len(second.epoch) == 2
+
+
+def test_a_run_with_auto_that_is_broken_off_in_mid_epoch_ends_like_one_that_was_not(quick, tmp_path, monkeypatch):
+    x, y = digits(300)
+
+    class Broken(Exception):
+        pass
+
+    def run(batch_size: Any, stop_at: int | None = None, backup: str = "backup") -> Any:
+        batches: list[int] = []
+
+        def count(batch: int, logs: Any) -> None:
+            batches.append(batch)
+            if len(batches) == stop_at:
+                raise Broken
+
+        keras.utils.set_random_seed(1)
+        model = network()
+        callbacks = [
+            keras.callbacks.BackupAndRestore(tmp_path / backup, save_freq=1),
+            keras.callbacks.LambdaCallback(on_train_batch_end=count),
+        ]
+        fit = {"batch_size": batch_size, "epochs": 3, "verbose": 0, "callbacks": callbacks}
+        return model.fit(x, y, **fit), everything(model)
+
+    with pytest.raises(Broken):  # batches of 16 or 64: within an epoch in any case
+        run("auto", stop_at=7)
+    monkeypatch.setattr(planning, "plan_for", lambda *_, **__: pytest.fail("measured again"))
+    history, found = run("auto")
+    assert history.plan is not None
+    whole, expected = run(history.plan.batch_size, backup="whole")
+    assert history.history == whole.history
+    assert same(found, expected)
 
 
 def test_auto_beside_batches_is_refused():
