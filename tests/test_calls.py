@@ -247,6 +247,17 @@ def test_H_evaluate_sees_other_weights_labels_and_a_recompiled_model_and_leaves_
     assert model.evaluate(x[20:], target, verbose=0) == pytest.approx(((by_hand(model, x[20:]) - target) ** 2).mean())
 
 
+def test_H_what_calls_remember_keeps_no_data_alive() -> None:
+    x, y = digits(300)
+    x, y = np.tile(x, (20, 1)), np.tile(y, 20)
+    model = classifier()
+
+    model.evaluate(x, y, batch_size="full", verbose=0)
+    model.test_on_batch(x, y)
+    model.predict_on_batch(x)
+    assert max(array.size for array in jax.live_arrays()) < x.size / 10
+
+
 def test_H_evaluate_never_pads_what_a_users_layer_sees() -> None:
     class AcrossTheBatch(layers.Layer):
         def call(self, x: Any) -> Any:

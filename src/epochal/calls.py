@@ -18,7 +18,7 @@ from epochal.callbacks.base import Logs
 from epochal.display import Display
 from epochal.feed import ArrayFeed, Block
 from epochal.interrupts import Interrupts
-from epochal.objective import Tally
+from epochal.objective import Recipe, Tally
 from epochal.program import Executable, checks_numbers
 from epochal.sources import Examples, as_examples, plain_arrays, shared_rows, widened
 from epochal.state import Parts
@@ -51,7 +51,7 @@ class Step:
         parts: as of a `Prediction`.
         steps: the programs.
         structure: of the aligned x, y and weights.
-        block: what the program takes, with the first batch's arrays.
+        block: what the program takes, but for the data.
         executable: the program; None before its first use.
         width: rows that it runs at once; None: all.
         padded: whether what it takes has room for padding.
@@ -119,22 +119,28 @@ def evaluated(training: Training, given: tuple, batch_size: Any) -> Logs | None:
     key = ("evaluate", structure, _shapes(leaves), training.optimizer.revision, checks_numbers())
     known = training.known.get(key)
     if known is None or known.parts is not training.parts():
-        examples = training.aligned(as_examples(*jax.tree.unflatten(structure, leaves), method="evaluate"))
-        found, aligned = jax.tree.flatten((examples.x, examples.y, examples.weight))
-        steps = training.steps(examples, recipe)
-        if steps.parts.stateful or not _same_objects(found, leaves):
+        known = _evaluation(training, recipe, jax.tree.unflatten(structure, leaves), leaves)
+        if known is None:
             return None
-        feed = _feed(examples, exact_tail=not steps.row_independent, shared=True)
-        ((block, _, _),) = feed.epoch(0)
-        known = training.known[key] = Step(steps.parts, steps, aligned, block, padded=feed.padded)
+        training.known[key] = known
     examples = Examples(*jax.tree.unflatten(known.structure, leaves), n=n)
     steps = training.current = known.steps
     check_labels(steps, examples)
-    rows = len(jax.tree.leaves(known.block.data)[0])
-    data = widened((examples.x, examples.y, examples.weight), n, rows)
+    data = widened((examples.x, examples.y, examples.weight), n, known.block.order.shape[1])
     block = known.block._replace(data=data, pivot=jax.tree.map(lambda a: a[:1], examples.y))
     runner = TestRunner(steps, known.padded)
     return runner.read(_ran(runner, known, block, runner.start(block)))
+
+
+def _evaluation(training: Training, recipe: Recipe, given: tuple, leaves: list[Any]) -> Step | None:
+    """What is to be remembered of the first call; None as of `predicted`."""
+    examples = training.aligned(as_examples(*given, method="evaluate"))
+    found, structure = jax.tree.flatten((examples.x, examples.y, examples.weight))
+    steps = training.steps(examples, recipe)
+    if steps.parts.stateful or not _same_objects(found, leaves):
+        return None
+    feed = _feed(examples, exact_tail=not steps.row_independent, shared=True)
+    return Step(steps.parts, steps, structure, _without_data(feed), padded=feed.padded)
 
 
 def one_step(training: Training, kind: str, given: tuple, class_weight: Any, alone: bool) -> Logs:
@@ -175,8 +181,8 @@ def _first(training: Training, kind: str, given: tuple, class_weight: Any) -> tu
     training.fix_batch_size(examples.n, examples.n)
     examples = training.weighted(examples, class_weight)
     steps = training.steps(examples, recipe)
-    ((block, _, _),) = _feed(examples).epoch(0)
-    return Step(steps.parts, steps, jax.tree.structure((examples.x, examples.y, examples.weight)), block), examples
+    structure = jax.tree.structure((examples.x, examples.y, examples.weight))
+    return Step(steps.parts, steps, structure, _without_data(_feed(examples))), examples
 
 
 def _run(training: Training, kind: str, known: Step, examples: Examples, alone: bool) -> Logs:
@@ -215,6 +221,12 @@ def _ran(runner: micro.Runner, known: Step, block: Block, tally: Tally) -> Tally
 
 def _feed(examples: Examples, exact_tail: bool = True, shared: bool = False) -> ArrayFeed:
     return ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=exact_tail, shared=shared)
+
+
+def _without_data(feed: ArrayFeed) -> Block:
+    """The feed's one block, which keeps none of its data alive."""
+    ((block, _, _),) = feed.epoch(0)
+    return block._replace(data=(None, None, None))
 
 
 def _plain(given: tuple) -> tuple[list[Any], Any] | None:
