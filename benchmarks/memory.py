@@ -21,7 +21,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "RESULTS-memory.md"
 FAMILIES = ("mlp", "cnn", "batchnorm_cnn", "lstm", "transformer", "embedding")
-STEPS, LEAST, MOST = 6, 0.85, 1.15  # of the bisection: to within 0.5 % of what is predicted
+STEPS, LEAST, MOST = 5, 0.85, 1.15  # of the bisection: to within 1 % of what is predicted
 FAILED = 3
 
 

@@ -33,7 +33,23 @@ MACHINE = {"proc/meminfo": "MemTotal:  2000 kB\nMemAvailable:  1000 kB\n", "proc
 # -- what a program needs
 
 
-def test_needed_are_arguments_results_and_temporaries():
+@pytest.fixture
+def reported(monkeypatch):
+    """Bytes as the compiler reports them, without the calibration."""
+    monkeypatch.setattr(memory, "CALIBRATION", {})
+
+
+def test_bytes_are_those_reported_times_the_platform_s_calibration(monkeypatch):
+    compiled = jax.jit(jnp.sin).lower(jax.ShapeDtypeStruct((1000,), jnp.float32)).compile()
+    found = compiled.memory_analysis()
+    size = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    assert memory.program_bytes(compiled, "cpu") == int(memory.CALIBRATION["cpu"] * size)
+    monkeypatch.setattr(memory, "CALIBRATION", {"there": 3.0})
+    assert memory.program_bytes(compiled, "there") == 3 * size
+    assert memory.program_bytes(compiled, "elsewhere") == size
+
+
+def test_needed_are_arguments_results_and_temporaries(reported):
     x = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)  # 4 MB
 
     def product_and_sum(x: Any) -> Any:
@@ -43,7 +59,7 @@ def test_needed_are_arguments_results_and_temporaries():
     assert 12e6 <= memory.program_bytes(compiled) <= 16.1e6
 
 
-def test_results_in_the_memory_of_donated_arguments_count_once():
+def test_results_in_the_memory_of_donated_arguments_count_once(reported):
     x = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)
     kept, donated = (jax.jit(lambda x: x + 1, donate_argnums=d).lower(x).compile() for d in ((), (0,)))
     assert memory.program_bytes(kept) - memory.program_bytes(donated) == 4_000_000

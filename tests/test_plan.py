@@ -18,6 +18,7 @@ from epochal.batch_plan import BatchPlan, Measurements, make_plan
 from epochal.critical_batch import NoiseEstimate
 from epochal.memory import Limit
 from epochal.random import seed_state
+from epochal.sources import as_examples
 
 SIZES = (4, 16, 64, 256, 1024)
 
@@ -203,7 +204,14 @@ def same(a: list[Any], b: list[Any]) -> bool:
 def quick():
     """Few sizes, short looks: nothing here depends on how long anything takes."""
     patch = pytest.MonkeyPatch()
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "STAGES": (1,), "GRADIENTS": 64}.items():
+    for name, value in {
+        "SIZES": (64, 16),
+        "ROUNDS": 1,
+        "SLICE": 1e-4,
+        "STAGES": (1,),
+        "ROUGH_STAGES": (1,),
+        "GRADIENTS": 64,
+    }.items():
         patch.setattr(planning, name, value)
     yield
     patch.undo()
@@ -322,6 +330,31 @@ def test_a_regression_and_an_eager_model_are_measured(quick):
 
 
 # -- fit(batch_size="auto")
+
+
+def test_a_step_s_own_seconds_are_what_more_steps_add_to_a_call():
+    calls = {
+        (16, 10): 5.0 + 10 * 2,
+        (16, 5): 5.0 + 5 * 2,
+        (64, 4): 5.0 + 4 * 3,
+        (64, 2): 5.0 + 2 * 3,
+        (300, 1): 5.0 + 7,
+    }
+    assert planning._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
+    assert planning._own_seconds({(300, 1): 4.0}) == {300: 4.0}
+
+
+def test_measuring_for_a_short_training_takes_two_sizes_and_says_so(quick):
+    x, y = digits(300)
+    ticks = iter(range(10**9))
+    given = as_examples(x, y, None, method="fit")
+    plan = planning.plan_for(network(), given, max_seconds=1000, epochs=3, clock=lambda: next(ticks) * 1e-3)
+    assert set(plan.measurements.seconds) == {16, 64}
+    assert plan.batch_size <= 64  # two sizes do not show a bend
+    assert any("kept short, since 3 epochs in batches of 64" in sentence for sentence in plan.why)
+    assert plan.critical_batch_size is not None
+    long = planning.plan_for(network(), given, max_seconds=1000, epochs=10**9, clock=lambda: next(ticks) * 1e-3)
+    assert set(long.measurements.seconds) == {16, 64, 300}
 
 
 def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 
 from epochal.batch_plan import BatchPlan
 from epochal.options import Plan
-from epochal.planning import AUTO_SECONDS, plan_batch_size
+from epochal.planning import plan_batch_size, plan_for_fit
 from epochal.report import say
 from epochal.tables import InputError, Prepared
 
@@ -60,13 +60,15 @@ def run(options: Plan, prepared: Prepared, network: Any) -> None:
     say("go on with", f"epochal fit {options.source} --batch-size {plan.batch_size}")
 
 
-def before_fit(network: Any, prepared: Prepared, seed: int) -> BatchPlan:
+def before_fit(network: Any, prepared: Prepared, epochs: int) -> BatchPlan:
     """The plan of `epochal fit`.
 
     Raises:
         InputError: the network does not fit the data.
     """
     try:
-        return plan_batch_size(network, prepared.x, prepared.y, max_seconds=AUTO_SECONDS, seed=seed)
+        plan = plan_for_fit(network, (prepared.x, prepared.y, None), None, 0, epochs)
     except ValueError as error:
         raise InputError(f"The network cannot be trained on this data: {error}") from error
+    assert plan is not None  # of arrays there is one
+    return plan

@@ -338,7 +338,7 @@ def chosen(found: Measurements, largest: int) -> int:
         fitting = [m for m in found.batch_sizes if m <= largest] or [min(found.batch_sizes)]
         return min(fitting, key=lambda m: cost(found, m))
     top = min(found.n, largest)
-    if line(found.seconds).error > _CROOKED:
+    if line(found.seconds).error > _CROOKED or len(found.seconds) < 3:  # two cannot show a bend
         top = min(top, max(found.seconds))  # nothing is said of sizes beyond those that were measured
     powers = {2**k for k in range(top.bit_length())} | ({top} if top == found.n else set())
     finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if m <= top} | {top}

@@ -327,7 +327,7 @@ def _batch_size(options: Fit, prepared: Prepared, network: Any) -> tuple[BatchPl
         return None, n if given == "full" else min(int(given), n)
     from epochal import advising
 
-    planned = advising.before_fit(network, prepared, options.seed)
+    planned = advising.before_fit(network, prepared, options.epochs)
     say("batch size", f"{planned.batch_size}, measured in {planned.measurements.measuring_seconds:.0f} s")
     for sentence in planned.why[:3]:
         say("", sentence)

@@ -301,11 +301,12 @@ class Model(Layer):
             seed = keeping.seed(next_seed())
             validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
             held_fraction = validation_split if validation_data is None else 0
-            plan, size = _planned(self, batch_size, keeping, (x, y, sample_weight), class_weight, held_fraction)
+            given = (x, y, sample_weight)
+            plan, size = _planned(self, batch_size, keeping, given, class_weight, held_fraction, len(span))
             way = replace(validation_way, batch_size=size, shuffle=shuffle, seed=seed, limit=per_epoch)
             way = replace(way, again=True, first_epoch=span.start)
             data, held_out = training.fit_data(
-                (x, y, sample_weight), class_weight, way, validation_split, validation_data, validation_way, closing
+                given, class_weight, way, validation_split, validation_data, validation_way, closing
             )
             said = training.scale_rate(lr_scaling, data.batch_size, closing)
             steps = training.steps(data.first, recipe)
@@ -716,14 +717,14 @@ class Model(Layer):
 
 
 def _planned(
-    model: Any, batch_size: Any, keeping: Keeping, given: tuple, class_weight: Any, fraction: Any
+    model: Any, batch_size: Any, keeping: Keeping, given: tuple, class_weight: Any, fraction: Any, epochs: int
 ) -> tuple[BatchPlan | None, Any]:
     """The plan of `fit(batch_size="auto")`, and the batch size; a run that goes on keeps the one that it had."""
     if not isinstance(batch_size, str) or batch_size != "auto":
         return None, batch_size
     if keeping.batch_size is not None:
         return None, keeping.batch_size
-    plan = plan_for_fit(model, given, class_weight, fraction)
+    plan = plan_for_fit(model, given, class_weight, fraction, epochs)
     return plan, batch_size if plan is None else plan.batch_size
 
 

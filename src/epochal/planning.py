@@ -18,7 +18,7 @@ import numpy as np
 
 from epochal import memory, sources
 from epochal.arguments import Checked, check_labels, is_count
-from epochal.batch_plan import BatchPlan, Measurements, largest_within, make_plan, memory_of
+from epochal.batch_plan import BatchPlan, Measurements, duration, largest_within, make_plan, memory_of
 from epochal.critical_batch import NoiseEstimate, noise_scale
 from epochal.feed import ArrayFeed, Block
 from epochal.gradients import chunk_size, grouped, squares_and_products
@@ -32,13 +32,15 @@ from epochal.training import Training
 # Sizes that are timed, in the order of what they tell; all examples are another one.
 SIZES = (128, 16, 1024, 8192, 32, 512, 64, 256, 4)
 LEAST_SIZES = 3
+ROUGH_SIZES = 2  # of a plan that may not take long: they make a line, nothing is said of sizes beyond them
 MOST_AT_ONCE = 8192  # all examples at once are timed up to here
 MOST_ROWS = 65_536  # of large data so many are measured on
 GRADIENTS = 1024  # that a noise scale is made of
 SLICE = 0.01  # seconds that a size is timed for at a time
 ROUNDS = 10
-AUTO_SECONDS = 10.0  # that `fit(batch_size="auto")` measures for
+AUTO_SECONDS = 10.0  # that `fit(batch_size="auto")` measures for at most
 STAGES = (1, 2, 4, 8)  # epochs of the trial training after which the noise is looked at
+ROUGH_STAGES = (4,)  # of a plan that may not take long
 STEADY = 1.02  # as much as the loss must have fallen by from stage to stage
 
 
@@ -97,14 +99,17 @@ def plan_batch_size(
     )
 
 
-def plan_for_fit(model: Any, given: tuple, class_weight: Any, fraction: Any) -> BatchPlan | None:
+def plan_for_fit(model: Any, given: tuple, class_weight: Any, fraction: Any, epochs: int) -> BatchPlan | None:
     """The plan of `fit(batch_size="auto")`; None beside batches, which have their size.
+
+    It takes about as long as the training that it is for, but for what a rough plan needs, and AUTO_SECONDS at most.
 
     Args:
         model: compiled.
         given: x, y and sample_weight.
         class_weight: as `fit` takes it.
         fraction: the part of the examples that is held out to validate on.
+        epochs: that are to be trained.
     """
     x = made(given[0])
     if is_stream(x):
@@ -112,7 +117,7 @@ def plan_for_fit(model: Any, given: tuple, class_weight: Any, fraction: Any) -> 
     examples = sources.as_examples(x, *given[1:], method="fit")
     if fraction:
         examples, _ = sources.split(examples, fraction)
-    return plan_for(model, examples, class_weight, max_seconds=AUTO_SECONDS)
+    return plan_for(model, examples, class_weight, max_seconds=AUTO_SECONDS, epochs=epochs)
 
 
 def plan_for(
@@ -124,9 +129,10 @@ def plan_for(
     batch_sizes: Any = None,
     max_seconds: Any = 60,
     seed: int = 0,
+    epochs: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> BatchPlan:
-    """See `plan_batch_size`; `clock` tells the time in seconds."""
+    """See `plan_batch_size`; with `epochs` it takes no longer than so many would. `clock` tells the time in seconds."""
     if isinstance(max_seconds, bool) or not isinstance(max_seconds, int | float) or not 0 < max_seconds < math.inf:
         raise ValueError(f"Expected max_seconds to be a number > 0, got {max_seconds!r}.")
     sizes = _asked(batch_sizes, given.n)
@@ -141,7 +147,7 @@ def plan_for(
     training.refuse_tracing("plan_batch_size")
     with _optimizer_kept(training):
         trial = Trial(training, given, class_weight, seed, clock)
-        trial.time_sizes(sizes, memory_limit, max_seconds)
+        max_seconds = trial.time_sizes(sizes, memory_limit, max_seconds, epochs)
         trial.train_and_listen(max_seconds)
         return make_plan(trial.measurements(sizes))
 
@@ -202,6 +208,7 @@ class Trial:
         self._epoch_seconds, self._trained = 0.0, 0
         self._noise: NoiseEstimate | None = None
         self._notes: list[str] = []
+        self._rough = False
 
     @property
     def elapsed(self) -> float:
@@ -227,8 +234,13 @@ class Trial:
 
     # -- seconds and bytes
 
-    def time_sizes(self, asked: tuple[int, ...] | None, memory_limit: Any, max_seconds: float) -> None:
+    def time_sizes(
+        self, asked: tuple[int, ...] | None, memory_limit: Any, max_seconds: float, epochs: int | None
+    ) -> float:
         """Compiles and times steps of several sizes, the most telling ones first, in about 0.4 of the time.
+
+        Returns:
+            how long to measure: max_seconds, or as long as `epochs` are expected to take, if that is less.
 
         Raises:
             ValueError: not even a step with one example fits into memory.
@@ -236,11 +248,15 @@ class Trial:
         held = memory.tree_bytes((self._state(copied=False), self._examples.x))
         self._limit = memory.limit(memory_limit, held=held)
         for m in self._wanted(asked):
-            if len(self._feeds) >= LEAST_SIZES and self.elapsed > 0.4 * max_seconds:
-                self._notes.append(f"Only {len(self._feeds)} sizes were timed, since max_seconds was {max_seconds:g}.")
+            least = ROUGH_SIZES if self._rough else LEAST_SIZES
+            if len(self._feeds) >= least and (self._rough or self.elapsed > 0.4 * max_seconds):
+                if not self._rough:
+                    self._notes.append(f"Only {len(self._feeds)} sizes were timed, to measure for {max_seconds:g} s.")
                 break
             if not self._known_not_to_fit(m):
                 self._compile(m)
+                if epochs is not None and len(self._feeds) == 1 and self._bytes.get(m, 0) <= self._limit.bytes:
+                    max_seconds = self._worth(m, epochs, max_seconds)
         self._bracket_largest(max_seconds)
         fitting = [m for m in self._feeds if self._bytes.get(m, 0) <= self._limit.bytes]
         if not fitting:
@@ -252,6 +268,26 @@ class Trial:
                 )
             fitting = [1]
         self._time(fitting)
+        return max_seconds
+
+    def _worth(self, m: int, epochs: int, max_seconds: float) -> float:
+        """Seconds that measuring may take: as many as the training, since a plan cannot save more."""
+        _, runner, block, executable = self._feeds[m]
+        state, tally = self._state(copied=True), runner.start(block)
+        steps = np.int32(min(block.sizes.shape[0], 8))
+        for _ in range(2):  # the first one finds everything cold
+            began = self._clock()
+            state, tally = executable(state, tally, block, runner._draw, np.int32(0), steps)
+            jax.block_until_ready(tally)
+            took = self._clock() - began
+        expected = took / int(steps) * self.n / m * epochs
+        if expected >= max_seconds:
+            return max_seconds
+        self._rough = True
+        self._notes.append(
+            f"Measuring was kept short, since {epochs} epochs in batches of {m} would take {duration(expected)}."
+        )
+        return expected
 
     def _wanted(self, asked: tuple[int, ...] | None) -> list[int]:
         n = self._examples.n
@@ -299,23 +335,29 @@ class Trial:
             self._compile(min(guess if guess > fitting else fitting + near, failing - 1))
 
     def _time(self, sizes: list[int]) -> None:
-        """Times the sizes in turns, the least of several rounds counts: other programs only make it longer."""
+        """Times the sizes in turns, the least of several rounds counts: other programs only make it longer.
+
+        Half of a block's steps are timed, too. What the other half adds is the steps' own time; what a call
+        takes beside them is no part of a step, and counts among an epoch's seconds.
+        """
         states = self._state(copied=True)
         tallies = {m: self._feeds[m][1].start(self._feeds[m][2]) for m in sizes}
+        least: dict[tuple[int, int], float] = {}
+        counts = [(size, int(self._feeds[size][2].sizes.shape[0])) for size in sizes]
+        calls = dict.fromkeys(call for size, count in counts for call in ((size, count), (size, max(count // 2, 1))))
         for turn in range(ROUNDS + 1):
-            for m in sizes:
+            for m, count in calls:
                 _, runner, block, executable = self._feeds[m]
-                count, steps, began = int(block.sizes.shape[0]), 0, self._clock()
-                tally = tallies[m]
-                while True:
+                tally, first, took = tallies[m], self._clock(), 0.0
+                while took == 0 or (turn > 0 and self._clock() - first < SLICE):
+                    began = self._clock()
                     states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
                     jax.block_until_ready(tally)
-                    steps += count
                     took = self._clock() - began
-                    if turn == 0 or took >= SLICE:
-                        break
-                if turn > 0:  # the first one finds everything cold
-                    self._seconds[m] = min(self._seconds.get(m, math.inf), took / steps)
+                    if turn > 0:  # the first one finds everything cold
+                        least[m, count] = min(least.get((m, count), math.inf), took)
+                tallies[m] = tally
+        self._seconds.update(_own_seconds(least))
 
     def _state(self, copied: bool) -> TrainState:
         parts, optimizer = self._steps.parts, self._steps.optimizer
@@ -338,7 +380,7 @@ class Trial:
         m = min(self._seconds, key=lambda size: abs(math.log(size / 64)))
         feed, runner, _, executable = self._feeds[m]
         state, epoch, walls, last = self._state(copied=True), 0, [], math.inf
-        for until in STAGES:
+        for until in ROUGH_STAGES if self._rough else STAGES:
             loss = math.inf
             while epoch < until:
                 began = self._clock()
@@ -392,6 +434,24 @@ class Trial:
             self._notes.append("Gradients of the trial are not finite, so their noise is not known.")
             return None
         return noise_scale(squares, products, group=group, n=self.n)
+
+
+def _own_seconds(least: dict[tuple[int, int], float]) -> dict[int, float]:
+    """Batch size -> seconds per step, from the seconds of calls: (batch size, steps) -> seconds.
+
+    A call of one step has no shorter one to compare with: what the other sizes' calls take beside their steps is taken
+    off.
+    """
+    steps: dict[int, float] = {}
+    calls = [0.0]
+    for m in {m for m, _ in least}:
+        (few, half), *more = sorted((count, took) for (size, count), took in least.items() if size == m)
+        for count, took in more:
+            steps[m] = max((took - half) / (count - few), 0.1 * took / count)
+            calls.append(max(took - count * steps[m], 0.0))
+    call = float(np.median(calls[1:] or calls))
+    alone = {m: max(took - call, 0.1 * took) for (m, count), took in least.items() if count == 1 and m not in steps}
+    return steps | alone
 
 
 def _size(noise: NoiseEstimate) -> float:
