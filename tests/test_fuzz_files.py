@@ -515,3 +515,16 @@ def test_arguments_in_a_model_file_take_no_memory(files: dict[str, Any], tmp_pat
         said = ends_cleanly(tmp_path, lambda source=source: keras.models.load_model(source))
         assert said is not None
         assert "Expected num_thresholds of 2 to 1,000,000" in said
+
+
+def test_time_steps_that_are_told_take_no_time_even_unrolled(tmp_path: Path) -> None:
+    """A step is traced once; unrolled is only what a user's own data of that many steps are run through."""
+    x = keras.Input((1000, 4))
+    config = keras.Model(x, layers.LSTM(3, unroll=True)(x)).to_json()
+    assert "1000" in config
+    loaded: list[Any] = []
+    said = ends_cleanly(
+        tmp_path, lambda: loaded.append(keras.models.model_from_json(config.replace("1000", str(10**12))))
+    )
+    assert said is None
+    assert loaded[0].input_shape == (None, 10**12, 4)

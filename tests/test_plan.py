@@ -402,6 +402,39 @@ def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monk
     assert len(second.epoch) == 2
 
 
+def test_a_run_with_auto_that_is_broken_off_in_mid_epoch_ends_like_one_that_was_not(quick, tmp_path, monkeypatch):
+    x, y = digits(300)
+
+    class Broken(Exception):
+        pass
+
+    def run(batch_size: Any, stop_at: int | None = None, backup: str = "backup") -> Any:
+        batches: list[int] = []
+
+        def count(batch: int, logs: Any) -> None:
+            batches.append(batch)
+            if len(batches) == stop_at:
+                raise Broken
+
+        keras.utils.set_random_seed(1)
+        model = network()
+        callbacks = [
+            keras.callbacks.BackupAndRestore(tmp_path / backup, save_freq=1),
+            keras.callbacks.LambdaCallback(on_train_batch_end=count),
+        ]
+        fit = {"batch_size": batch_size, "epochs": 3, "verbose": 0, "callbacks": callbacks}
+        return model.fit(x, y, **fit), everything(model)
+
+    with pytest.raises(Broken):  # batches of 16 or 64: within an epoch in any case
+        run("auto", stop_at=7)
+    monkeypatch.setattr(planning, "plan_for", lambda *_, **__: pytest.fail("measured again"))
+    history, found = run("auto")
+    assert history.plan is not None
+    whole, expected = run(history.plan.batch_size, backup="whole")
+    assert history.history == whole.history
+    assert same(found, expected)
+
+
 def test_auto_beside_batches_is_refused():
     x, y = digits(64)
     with pytest.raises(ValueError, match="batch_size"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -167,11 +168,18 @@ def dense() -> Any:
     return model
 
 
-def run(kind: str, folder: Path, batches: int | None = None, every: Any = None, model: Any = None) -> dict[str, Any]:
-    """What is left of a run; broken off behind so many batches, kept `every` so often."""
+def run(
+    kind: str,
+    folder: Path,
+    batches: int | None = None,
+    every: Any = None,
+    make: Callable[[], Any] = dense,
+    **others: Any,
+) -> dict[str, Any]:
+    """What is left of a run; broken off behind so many batches, kept `every` so often; `others` replaces arguments."""
     keras.utils.set_random_seed(4)
-    model = model or dense()
-    given, counts = data(kind, folder), Counts()
+    model = make()
+    given, counts = {**data(kind, folder), **others}, Counts()
     callbacks = [
         counts,
         keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True),
@@ -200,9 +208,15 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
             assert a[part] == b[part], part
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What is left of a run that nothing broke off, by kind of data."""
+    return functools.cache(lambda kind: run(kind, tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
-    whole = run(kind, tmp_path / "whole")
+def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, whole_run: Any, tmp_path: Path) -> None:
+    whole = whole_run(kind)
     for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4), (8, 5), (8, 7)]):
         folder = tmp_path / str(number)
         with pytest.raises(Broken):
@@ -242,6 +256,144 @@ def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
         with pytest.raises(Broken):
             run("arrays", folder, 4, 3)
     same(run("arrays", folder, every=3), whole)
+
+
+def mixed() -> Any:
+    model = dense()
+    metrics = ["accuracy"]
+    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy", metrics, dtype="mixed_bfloat16")
+    return model
+
+
+def in_pieces(size: int = 4) -> Any:
+    model = keras.Sequential([layers.Dense(8, "relu", input_shape=(64,)), layers.Dropout(0.3), layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, ["accuracy"], micro_batch_size=size)
+    return model
+
+
+@pytest.mark.parametrize("make", [mixed, in_pieces])
+def test_computing_in_bfloat16_or_in_micro_batches_changes_none_of_it(make: Any, tmp_path: Path) -> None:
+    whole = run("arrays", tmp_path / "whole", make=make)
+    with pytest.raises(Broken):
+        run("arrays", tmp_path / "again", 8, 3, make=make)  # behind batch 3 of the second epoch
+    same(run("arrays", tmp_path / "again", every=3, make=make), whole)
+
+
+# -- exceptions in what the user wrote
+
+
+class Unreadable(Exception):
+    """Of a user's; its `args` do not make it once more."""
+
+    def __init__(self, path: str, code: int):
+        super().__init__(f"{path} cannot be read ({code})")
+        self.code = code
+
+
+class Spoiled(Batched):
+    """Batch 3 of the second epoch cannot be read, while `broken`."""
+
+    def __init__(self, *arrays: Any, broken: bool = True, **named: Any):
+        super().__init__(*arrays, **named)
+        self.broken, self.epoch = broken, 0
+
+    def __getitem__(self, index: int) -> Any:
+        if self.broken and (self.epoch, index) == (1, 3):
+            raise Unreadable("data/10.npz", 7)
+        return super().__getitem__(index)
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        self.epoch += 1
+
+
+class SpoiledAgain(Again):
+    """The same of a dataset that is iterated over."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, broken: bool = True):
+        super().__init__(x, y)
+        self.broken, self.passes = broken, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        for i, batch in enumerate(self.batches):
+            if self.broken and (self.passes, i) == (2, 3):
+                raise Unreadable("data/10.npz", 7)
+            yield batch
+
+
+def spoiled_generator(x: np.ndarray, y: np.ndarray, broken: bool = True) -> Iterator[Any]:
+    for i, batch in enumerate(endless(x, y)):
+        if broken and i == 10:
+            raise Unreadable("data/10.npz", 7)
+        yield batch
+
+
+PROCESSES = {"workers": 1, "use_multiprocessing": True}
+SPOILED: dict[str, tuple[str, Callable[..., Any], int]] = {
+    # form -> kind of data, how it is made, batches done before the one that cannot be read
+    "generator": ("generator", spoiled_generator, 10),
+    "dataset": ("iterable", SpoiledAgain, 10),
+    "sequence": ("sequence", Spoiled, 10),
+    "threads": ("sequence", lambda *a, **named: Spoiled(*a, workers=2, **named), 10),
+    "processes": ("sequence", lambda *a, **named: Spoiled(*a, **PROCESSES, **named), 10),
+}
+
+
+@pytest.mark.parametrize("form", SPOILED)
+def test_an_exception_in_the_data_reaches_the_user_as_it_is_and_loses_nothing(
+    form: str, whole_run: Any, tmp_path: Path
+) -> None:
+    kind, make, done = SPOILED[form]
+    x, y = digits(N)
+    models: list[Any] = []
+
+    def model() -> Any:
+        models.append(dense())
+        return models[-1]
+
+    with pytest.raises(Unreadable) as error:
+        run(kind, tmp_path / "again", every=4, make=model, x=make(x, y))
+    assert type(error.value) is Unreadable
+    assert (str(error.value), error.value.code) == ("data/10.npz cannot be read (7)", 7)
+    notes = ["A worker asked for Spoiled.__getitem__(3)."] if form in ("threads", "processes") else []
+    assert getattr(error.value, "__notes__", []) == notes
+    with pytest.raises(Broken):
+        run(kind, tmp_path / "before", done, make=model)
+    assert_weights(models[0], models[1].get_weights())  # of its last complete step
+    assert models[0].optimizer.iterations == done
+    same(run(kind, tmp_path / "again", every=4, x=make(x, y, broken=False)), whole_run(kind))
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_test_batch_begin"])
+def test_an_exception_in_a_hook_reaches_the_user_as_it_is_and_loses_nothing(hook: str, tmp_path: Path) -> None:
+    def fit(folder: Path, broken: bool) -> tuple[Any, Any]:
+        keras.utils.set_random_seed(4)
+        model, calls = dense(), []
+
+        def act(number: int, logs: Any = None) -> None:
+            calls.append(number)
+            if broken and len(calls) == 2:
+                raise Unreadable("report.txt", 3)
+
+        watch = Callback()
+        setattr(watch, hook, act)
+        fit = {"batch_size": M, "epochs": 3, "validation_data": (x[:30], y[:30]), "verbose": 0}
+        history = model.fit(x, y, **fit, callbacks=[watch, BackupAndRestore(folder, 4)])
+        return history.history, [w.tolist() for w in model.get_weights()]
+
+    x, y = digits(N)
+    whole = fit(tmp_path / "whole", False)
+    with pytest.raises(Unreadable) as error:
+        fit(tmp_path / "again", True)
+    assert (str(error.value), error.value.code) == ("report.txt cannot be read (3)", 3)
+    assert getattr(error.value, "__notes__", []) == []
+    assert fit(tmp_path / "again", False) == whole
+
+
+def assert_weights(model: Any, expected: list[np.ndarray]) -> None:
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), expected, strict=True))
 
 
 # -- killed for real
@@ -528,7 +680,17 @@ BREAKS: dict[str, Callable[[Path], Any]] = {
     "all files are missing": lambda path: [shutil.rmtree(p) for p in path.iterdir() if p.is_dir()],
     "a number is another": lambda path: _changed(path / "data" / "metadata"),
     "no JSON": lambda path: (path / "data" / "metadata").write_text("{"),
+    "another program's": lambda path: _written_by_another(path),
 }
+
+
+def _written_by_another(path: Path) -> None:
+    """A whole checkpoint of Orbax, with nothing of ours in it."""
+    shutil.rmtree(path)
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(data=ocp.JsonCheckpointHandler())) as writer:
+        writer.save(path, args=ocp.args.Composite(data=ocp.args.JsonSave({"step": 3})))
 
 
 def _changed(path: Path) -> None:
@@ -590,8 +752,12 @@ def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("epochal.checkpoint.FORMAT", 2)
     write(path, content(1))
     monkeypatch.setattr("epochal.checkpoint.FORMAT", 1)
-    with pytest.raises(ValueError, match="format 2, this epochal reads up to 1: update epochal"):
-        Store(tmp_path).newest()
+    message = f"Checkpoint {path} has format 2, this epochal reads up to 1: update epochal"
+    model = dense()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.fit(*digits(N), verbose=0, callbacks=[BackupAndRestore(tmp_path)])
+    assert_weights(model, before)
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
@@ -647,7 +813,7 @@ print(caught[0].message)
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     x, y = digits(N)
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"BackupAndRestore cannot write to .*file/backup: .*Choose another backup_dir"):
         dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path / "file" / "backup")])
 
 

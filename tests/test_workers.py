@@ -143,6 +143,7 @@ def test_E8_processes_keep_the_order_raise_what_was_raised_and_see_what_an_epoch
             list(pool.batches(range(6)))
         assert caught.value.code == 7
         assert "in __getitem__" in str(caught.value.__cause__)  # the worker's traceback
+        assert caught.value.__notes__ == ["A worker asked for Tasks.__getitem__(2)."]
         data.acts = {0: "key"}
         with pytest.raises(KeyError, match="four"):
             list(pool.batches(range(6)))

@@ -1,4 +1,4 @@
-"""The command line: `epochal fit`, `epochal evaluate`, `epochal predict`, `epochal study`.
+"""The command line: `epochal fit`, `epochal replay`, `epochal evaluate`, `epochal predict`, `epochal plan` and `study`.
 
 What the user can put right ends in one sentence on stderr and exit code 2; Ctrl-C in 130. Whatever else goes wrong is a
 bug, and shows its traceback.
@@ -24,15 +24,17 @@ import tyro
 
 from epochal import runfolder, telling
 from epochal.batch_plan import BatchPlan
-from epochal.options import Evaluate, Fit, Plan, Predict, Study
+from epochal.options import Evaluate, Fit, Plan, Predict, Replay, Study
 from epochal.report import say, say_values
 from epochal.tables import InputError, Prepared, Preprocessing, Table, prepare, read_source, target_of
+from epochal.tables.split import split_rows
 
 _DESCRIPTION = """Train a network on a table, look at the result, use it.
 
   epochal fit digits                            a bundled data set: digits, diabetes, breast_cancer, iris, wine
   epochal fit houses.csv --target price         your own: .csv, .parquet, .npz
   epochal fit --resume runs/20260101-120000-houses    one that was killed or interrupted goes on where it was
+  epochal replay runs/20260101-120000-houses --epoch 3 --batch 17      one step of it, made again to be looked at
   epochal plan digits                           which batch size to take, measured
   epochal evaluate runs/20260101-120000-houses new.csv
   epochal predict runs/20260101-120000-houses new.csv -o prices.csv
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = tyro.cli(
-            Fit | Evaluate | Predict | Plan | Study, prog="epochal", description=_DESCRIPTION, args=given
+            Fit | Replay | Evaluate | Predict | Plan | Study, prog="epochal", description=_DESCRIPTION, args=given
         )
         if isinstance(command, Fit):
             return fit(command, shlex.join(["epochal", *given]))
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return study(command)
         if isinstance(command, Plan):
             return plan(command)
+        if isinstance(command, Replay):
+            return replay(command)
         evaluate(command) if isinstance(command, Evaluate) else predict(command)
     except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
         return end.code if isinstance(end.code, int) else 2
@@ -104,16 +108,23 @@ def _resume(options: Fit, folder: Path) -> int:
         if runfolder.has_ended(folder):
             say("ended", f"the run in {folder}{os.sep} has come to its end: there is nothing to go on with")
             return 0
-        begun = runfolder.read_begun(folder)
+        own, begun = _begun(folder)
+    with chdir(begun["directory"]):  # relative paths of its command mean what they meant
+        return _run(replace(own, verbose=options.verbose), begun["command"], folder, begun)
+
+
+def _begun(folder: Path) -> tuple[Fit, dict[str, Any]]:
+    """The options that the fit in a run folder was begun with, and all else that was noted of it then."""
+    begun = runfolder.read_begun(folder)
     try:
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in begun["options"].items()
         }
-        own, command, directory = replace(Fit(**given), verbose=options.verbose), begun["command"], begun["directory"]
+        if lacking := {"command", "directory", "batch_size"} - begun.keys():
+            raise TypeError(f"it lacks {', '.join(sorted(lacking))}")
+        return Fit(**given), begun
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{str(folder)!r} was written by another epochal: {error}.") from error
-    with chdir(directory):  # relative paths of its command mean what they meant
-        return _run(own, command, folder, begun)
 
 
 def _run(options: Fit, command: str, folder: Path, begun: dict[str, Any] | None = None) -> int:
@@ -169,9 +180,9 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
     # Not deleted at the end of training: the summary is not written yet.
     backup = callbacks.BackupAndRestore(folder / runfolder.BACKUP, delete_checkpoint=False)
-    reason = "failed"
+    reason, goes_on = "failed", any((folder / runfolder.BACKUP).glob("epoch-*"))
     try:
-        with _as_input_errors("The network cannot be trained on this data"):
+        with _as_input_errors("The run cannot go on" if goes_on else "The network cannot be trained on this data"):
             network.fit(
                 prepared.x,
                 prepared.y,
@@ -339,7 +350,24 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-# -- plan and study
+# -- replay, plan and study
+
+
+def replay(options: Replay) -> int:
+    """Makes one step of a fit again and shows it; 0."""
+    from epochal import replaying
+
+    folder, output = Path(options.run).absolute(), replaying.output_of(options)
+    with _as_input_errors("No step can be made again"):
+        own, begun = _begun(folder)
+    with chdir(begun["directory"]):
+        table, prepared = _prepared(own)
+        network, _ = _network(own, prepared)
+        rows = split_rows(target_of(table, prepared.preprocessing), own.validation_split, own.seed)[0]
+        with _as_input_errors("The step cannot be made again"):
+            step = replaying.run(options, own.epochs, folder, prepared, network, min(len(rows), begun["batch_size"]))
+    replaying.show(step, rows, output)
+    return 0
 
 
 def plan(options: Plan) -> int:
@@ -390,8 +418,6 @@ def evaluate(options: Evaluate) -> dict[str, float]:
 
 def _rows(options: Evaluate, preprocessing: Preprocessing, y: np.ndarray) -> np.ndarray:
     """The rows of one part of the split, made again from the run's seed."""
-    from epochal.tables.split import split_rows
-
     folder = runfolder.model_folder(Path(options.model)).parent
     try:
         summary = runfolder.read_summary(folder)

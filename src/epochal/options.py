@@ -59,6 +59,27 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Make one training step of a fit again and show it: its rows, loss and gradients, and what was not finite.
+
+    For a fit that was killed or interrupted, or is still running; its folder stays as it is. Data and network are made
+    as they were for the fit, which then goes on from its last checkpoint before the step, or else from its beginning.
+
+    For example:
+      epochal replay runs/20260101-120000-houses --epoch 3 --batch 17 -o step.npz
+    """
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_DIR")]
+    """Run folder of the fit."""
+    epoch: int
+    """Of the step; the first epoch is 1."""
+    batch: int
+    """Of the step; the first batch of an epoch is 1."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")] = None
+    """Write its arrays: rows, x, y, loss, predictions, and gradients by parameter."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which batch size to train with: measures this machine, the network and the data, and says why.
 

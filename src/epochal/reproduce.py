@@ -46,7 +46,7 @@ class Replayed:
 
 
 def replay(
-    model: Any, folder: str | Path, x: Any = None, y: Any = None, *, epoch: int, batch: int, **arguments: Any
+    model: Any, folder: str | Path | None, x: Any = None, y: Any = None, *, epoch: int, batch: int, **arguments: Any
 ) -> Replayed:
     """Makes one step of a run again: goes on from its newest checkpoint before the step, and runs to it.
 
@@ -55,7 +55,8 @@ def replay(
 
     Args:
         model: compiled as in the run; its weights may be any.
-        folder: the one that `callbacks.BackupAndRestore` wrote to.
+        folder: the one that `callbacks.BackupAndRestore` wrote to; None begins at the start of the run, with the model
+            and the seed that it was begun with.
         x, y: the data, as `fit` got them.
         epoch, batch: which step; both are counted from 0, as hooks and `NonFiniteError` count them.
         arguments: what else `fit` got; without `BackupAndRestore` among the callbacks.

@@ -84,15 +84,21 @@ class Workers:
             raise self._died(number) from error
         except TimeoutError as error:
             if future.done():  # the batch's own error
+                error.add_note(_asked_for(name, number))
                 raise
             self.close()
             raise TimeoutError(
                 f"Batch {number} of {name} was not there after {self._timeout:g} s: its worker hangs. Look at "
                 f"{name}.__getitem__({number}), or give the dataset a larger `timeout`."
             ) from error
+        except Exception as error:
+            error.add_note(_asked_for(name, number))
+            raise
         self._waiting.popleft()
         if isinstance(made, _Failure):
-            raise made.error()
+            error = made.error()
+            error.add_note(_asked_for(name, number))
+            raise error
         return made
 
     def _died(self, number: int) -> RuntimeError:
@@ -113,6 +119,10 @@ class Workers:
         self._cancel()
         if self._pool is not None:
             self._pool.close()
+
+
+def _asked_for(name: str, number: int) -> str:
+    return f"A worker asked for {name}.__getitem__({number})."
 
 
 class _Threads:
