@@ -616,7 +616,9 @@ def test_a_resumed_fit_says_what_is_wrong_with_its_checkpoints(tmp_path, monkeyp
     capsys.readouterr()
     monkeypatch.setattr("epochal.checkpoint.FORMAT", 0)
     assert main(["fit", "--resume", str(run)]) == 2
-    assert "has format 1, this epochal reads up to 0: update epochal" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("epochal: The run cannot go on: Checkpoint ")
+    assert error.endswith("has format 1, this epochal reads up to 0: update epochal.\n")
     monkeypatch.undo()
     for checkpoint in (run / "backup").glob("epoch-*"):
         (checkpoint / "data" / "metadata").write_text("{")

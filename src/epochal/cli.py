@@ -180,9 +180,9 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
     # Not deleted at the end of training: the summary is not written yet.
     backup = callbacks.BackupAndRestore(folder / runfolder.BACKUP, delete_checkpoint=False)
-    reason = "failed"
+    reason, goes_on = "failed", any((folder / runfolder.BACKUP).glob("epoch-*"))
     try:
-        with _as_input_errors("The network cannot be trained on this data"):
+        with _as_input_errors("The run cannot go on" if goes_on else "The network cannot be trained on this data"):
             network.fit(
                 prepared.x,
                 prepared.y,
