@@ -4,8 +4,8 @@
 
 Adam; every size has its learning rate tuned on one grid: all rates with the first seed, those that came within 1.5
 times of the best with the other seeds, too. The validation loss is taken after 4, 5, … updates, 5 % more each time, and
-counts as straight in between; the median of the updates to the target over seeds is then run without a break, and the
-least of three times is the size's: training alone, without compiling and validation. Fits are given up at LIMIT times
+counts as straight in between; the median of the updates to the target over seeds counts, times the seconds per update
+of a fit that is not interrupted: training alone, without compiling and validation. Fits are given up at LIMIT times
 the seconds of the best size so far. RESULTS-auto.md is written after every task, and keeps what it says of others.
 """
 
@@ -35,7 +35,7 @@ SIZES = (32, 8, 16, 64, 128, 256, 512, 1024)  # what people take first comes fir
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 EPOCHS = 50  # of the fit whose batch size is planned
 LIMIT, GROWTH, CLOSE = 4.0, 1.05, 1.5
-LEAST, SECONDS = 0.2, 10.0  # that a fit may take before it is given up, whatever the best took
+ENOUGH, LEAST, SECONDS = 0.1, 0.2, 10.0  # that are timed; that a fit may take at least, and at most
 
 Layers = Callable[[], list[Any]]
 
@@ -141,9 +141,9 @@ def measured(task: Task, seeds: int) -> dict[str, Any]:
 
 def tuned(bench: Bench, size: int, seeds: int, target: float, limit: float) -> Row:
     """The size with its best rate; one that does not reach the target within the limit counts as infinite."""
-    some = 4 * -(-bench.examples.n // size)
     next(bench.travel(size, RATES[0], 0, [1]))  # compiles
-    most = math.ceil(limit / unbroken(bench, size, RATES[0], some) * some)
+    each = seconds_per_update(bench, size)
+    most = math.ceil(limit / each)
     first = {rate: updates_to(bench, size, rate, 0, target, most) for rate in RATES}
     least = min(first.values())
     medians = {}
@@ -153,22 +153,25 @@ def tuned(bench: Bench, size: int, seeds: int, target: float, limit: float) -> R
             medians[rate] = statistics.median([found, *others])
     rate = min(medians, key=lambda r: medians[r], default=RATES[0])
     updates = medians.get(rate, math.inf)
-    if not math.isfinite(updates):
-        return Row(size, rate, math.inf, math.inf)
-    whole = max(round(updates), 1)
-    return Row(size, rate, unbroken(bench, size, rate, whole) / whole * updates, updates)
+    return Row(size, rate, each * updates, updates)
 
 
-def unbroken(bench: Bench, size: int, rate: float, updates: int) -> float:
-    """Seconds that so many updates take, with what epochs take beside their steps; the least of three times."""
-    times: dict[int, list[float]] = {1: [], updates + 1: []}
-    for _ in range(3):
-        for count, took in times.items():
-            began = time.perf_counter()
-            for _ in bench.travel(size, rate, 0, [count]):
-                pass
-            took.append(time.perf_counter() - began)
-    return max(min(times[updates + 1]) - min(times[1]), 1e-6)  # a fit's first step comes with its start
+def seconds_per_update(bench: Bench, size: int) -> float:
+    """With what epochs take beside their steps; the least of three runs of a tenth of a second or more."""
+    updates, least = 64, 0.0
+    while least < ENOUGH:
+        updates *= 2
+        least = min(unbroken(bench, size, updates) for _ in range(3))
+    return least / updates
+
+
+def unbroken(bench: Bench, size: int, updates: int) -> float:
+    """Seconds of a fit of so many updates behind its first, which comes with the fit's start."""
+    travelled = bench.travel(size, RATES[0], 0, [1, updates + 1])
+    next(travelled)
+    began = time.perf_counter()
+    next(travelled)
+    return time.perf_counter() - began
 
 
 def updates_to(bench: Bench, size: int, rate: float, seed: int, target: float, most: int) -> float:

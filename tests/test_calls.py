@@ -16,6 +16,7 @@ import epochal as keras
 from epochal import loop
 
 layers = keras.layers
+SIZES = [1, 2, 3, 5, 7, 9, 13, 17, 22, 31, 32, 33, 40, 63, 64, 65, 100, 150, 222, 300]
 
 
 def classifier() -> keras.Sequential:
@@ -144,10 +145,9 @@ def test_H_running_values_do_not_depend_on_what_becomes_of_the_users_arrays() ->
 
 
 def test_H_twenty_sizes_of_predict_on_batch_share_five_programs_and_a_users_layer_is_never_padded() -> None:
-    sizes = [1, 2, 3, 5, 7, 9, 13, 17, 22, 31, 32, 33, 40, 63, 64, 65, 100, 150, 222, 300]
     x, _ = digits(300)
     model = classifier()
-    for n in sizes:
+    for n in SIZES:
         np.testing.assert_allclose(model.predict_on_batch(x[:n]), by_hand(model, x[:n]), rtol=1e-4, atol=1e-6)
     assert model.programs()["predict"] <= 5
 
@@ -156,7 +156,7 @@ def test_H_twenty_sizes_of_predict_on_batch_share_five_programs_and_a_users_laye
             return x - x.mean(axis=0)
 
     across = keras.Sequential([layers.Input((64,)), AcrossTheBatch()])
-    for n in sizes[:5]:
+    for n in SIZES[:5]:
         np.testing.assert_allclose(across.predict_on_batch(x[:n]), x[:n] - x[:n].mean(axis=0), atol=1e-5)
     assert across.programs()["predict"] == 5
 
@@ -191,3 +191,88 @@ def test_H_stateful_models_go_on_from_call_to_call() -> None:
     whole.set_weights(model.get_weights())
     np.testing.assert_allclose(second, whole.predict_on_batch(x), rtol=1e-5, atol=1e-6)
     assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_H_twenty_sizes_of_evaluate_share_five_programs(verbose: int) -> None:
+    """One batch and several, with and without weights: whatever a program has room for enters no value."""
+    x, y = digits(300)
+    weight = np.linspace(0.5, 2, 300, dtype=np.float32)
+    model = classifier()
+    probability = by_hand(model, x)
+    losses, right = -np.log(probability[np.arange(300), y]), probability.argmax(1) == y
+    for n in SIZES:
+        assert model.evaluate(x[:n], y[:n], verbose=verbose) == pytest.approx(
+            [losses[:n].mean(), right[:n].mean()], rel=1e-5
+        )
+    assert model.programs()["test"] <= 5
+    for n in SIZES:
+        weighted = (weight[:n] * losses[:n]).mean()
+        found = model.evaluate(x[:n], y[:n], sample_weight=weight[:n], verbose=verbose)
+        assert found == pytest.approx([weighted, right[:n].mean()], rel=1e-5)
+    assert model.programs()["test"] <= 10
+
+
+def test_H_evaluate_gives_the_same_bits_whether_anybody_looks_or_not_and_as_validation() -> None:
+    x, y = digits(300)
+    for n in (1, 9, 32, 33, 300):
+        for batch_size in (32, 300):
+            model = classifier()
+            history = model.fit(x, y, validation_data=(x[:n], y[:n]), validation_batch_size=batch_size, verbose=0)
+            expected = [history.history[name][0] for name in ("val_loss", "val_accuracy")]
+            for verbose in (0, 0, 2):  # the second call knows what the first has checked
+                assert model.evaluate(x[:n], y[:n], batch_size, verbose=verbose) == expected
+            assert model.programs()["test"] == 1
+
+
+def test_H_evaluate_sees_other_weights_labels_and_a_recompiled_model_and_leaves_running_values_alone() -> None:
+    x, y = digits(40)
+    model = classifier()
+    expected = model.test_on_batch(x, y)
+    model.test_on_batch(x[:20], y[:20])
+    for _ in range(2):
+        model.evaluate(x[20:], y[20:], verbose=0)
+    assert model.test_on_batch(x[20:], y[20:], reset_metrics=False) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="model has 10 classes; y holds 10"):
+        model.evaluate(x[20:], y[20:] + 1, verbose=0)
+    with pytest.raises(ValueError, match="same number of examples"):
+        model.evaluate(x[20:], y[21:], verbose=0)
+    with pytest.raises(ValueError, match="workers"):
+        model.evaluate(x[20:], y[20:], verbose=0, workers=-1)
+    model.set_weights([2 * w for w in model.get_weights()])
+    again = -np.log(by_hand(model, x[20:])[np.arange(20), y[20:]]).mean()
+    assert model.evaluate(x[20:], y[20:], verbose=0)[0] == pytest.approx(again, rel=1e-5)
+    model.compile("sgd", "mse")
+    target = np.eye(10)[y[20:]]
+    assert model.evaluate(x[20:], target, verbose=0) == pytest.approx(((by_hand(model, x[20:]) - target) ** 2).mean())
+
+
+def test_H_what_calls_remember_keeps_no_data_alive() -> None:
+    x, y = digits(300)
+    x, y = np.tile(x, (20, 1)), np.tile(y, 20)
+    model = classifier()
+
+    def largest() -> int:
+        return max((array.size for array in jax.live_arrays()), default=0)
+
+    before = largest()
+
+    model.evaluate(x, y, batch_size="full", verbose=0)
+    model.test_on_batch(x, y)
+    model.predict_on_batch(x)
+    assert largest() <= max(before, x.size / 10)
+
+
+def test_H_evaluate_never_pads_what_a_users_layer_sees() -> None:
+    class AcrossTheBatch(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x - x.mean(axis=0)
+
+    x, _ = diabetes(40)
+    model = keras.Sequential([layers.Input((10,)), AcrossTheBatch()])
+    model.compile("sgd", "mse")
+    for n in (3, 9, 20):
+        expected = ((x[:n] - x[:n].mean(0)) ** 2).mean()
+        for verbose in (0, 0, 2):
+            assert model.evaluate(x[:n], 0 * x[:n], verbose=verbose) == pytest.approx(expected, rel=1e-5)
+    assert model.programs()["test"] == 3

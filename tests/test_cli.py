@@ -105,7 +105,7 @@ def test_run_folder_holds_everything(flowers):
 
 
 def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "STAGES": (1,), "GRADIENTS": 64}.items():
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "ROUGH_STAGES": (1,)}.items():
         monkeypatch.setattr(planning, name, value)
     folder = place / "measured"
     command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]
@@ -113,7 +113,9 @@ def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch,
     plan = read_json(folder / "plan.json")
     assert plan["examples"] == 120
     size = plan["batch_size"]
-    assert read_json(folder / "summary.json")["batch_size"] == size
+    summary = read_json(folder / "summary.json")
+    assert summary["batch_size"] == size
+    assert summary["plan"] == {"batch_size": size, "why": plan["why"][0]}
     said = capsys.readouterr().out
     assert re.search(rf"batch size +{size}, measured in", said)
     assert main(["plan", "iris", "--out", str(place / "p.json"), "--plot", str(place / "p.png")]) == 0

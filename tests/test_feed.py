@@ -28,9 +28,17 @@ def batches(feed: ArrayFeed, epoch: int) -> list[list[int]]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(**SIZES, shuffle=st.sampled_from([True, False, "batch"]), exact=st.booleans(), epoch=st.integers(0, 5))
-def test_F2_an_epoch_is_every_example_once(n: int, m: int, shuffle: bool | str, exact: bool, epoch: int) -> None:
-    feed = ArrayFeed(as_examples(np.arange(n)[:, None]), m, shuffle, 3, exact)
+@given(
+    **SIZES,
+    shuffle=st.sampled_from([True, False, "batch"]),
+    exact=st.booleans(),
+    shared=st.booleans(),
+    epoch=st.integers(0, 5),
+)
+def test_F2_an_epoch_is_every_example_once(
+    n: int, m: int, shuffle: bool | str, exact: bool, shared: bool, epoch: int
+) -> None:
+    feed = ArrayFeed(as_examples(np.arange(n)[:, None]), m, shuffle, 3, exact, shared=shared)
     found = batches(feed, epoch)
     assert len(found) == feed.steps == -(-n // min(m, n))
     assert sorted(row for batch in found for row in batch) == list(range(n))
@@ -46,6 +54,15 @@ def test_F3_epochs_of_some_steps_cut_the_same_stream_of_passes(n: int, m: int, s
     some = ArrayFeed(data, m, True, 1, exact, steps)
     for epoch in range(8 * (whole.steps or 1) // steps):
         assert batches(some, epoch) == stream[epoch * steps : (epoch + 1) * steps]
+
+
+@settings(max_examples=20, deadline=None)
+@given(**SIZES)
+def test_validation_data_of_a_run_that_goes_on_has_room_for_the_same_padding(n: int, m: int) -> None:
+    feed = ArrayFeed(as_examples(np.arange(n)[:, None]), m, False, 0, False, shared=True)
+    before = batches(feed, 0)
+    feed.seek(feed.place(0, 0))
+    assert batches(feed, 0) == before
 
 
 def test_ids_are_new_in_every_pass_and_the_same_however_batches_are_cut() -> None:

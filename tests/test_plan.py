@@ -129,6 +129,12 @@ def test_where_no_line_fits_the_measured_table_counts_and_nothing_beyond_it():
     assert make_plan(measured(seconds={4: 1e-2, 16: 1e-2, 64: 1.1e-2, 256: 2e-1}, critical=1e9)).batch_size <= 256
 
 
+def test_of_two_measured_sizes_nothing_far_beside_them_is_concluded():
+    # a line through zero would make single examples best, a flat one all of them
+    assert make_plan(measured(seconds={16: 1e-3, 128: 8e-3})).batch_size == 8
+    assert make_plan(measured(seconds={16: 1e-3, 128: 1e-3}, critical=1e9)).batch_size == 128
+
+
 def test_a_line_through_measured_times_is_found_again_and_never_slopes_down():
     found = batch_plan.line({m: 3.0 + 0.5 * m for m in SIZES})
     assert (found.a, found.b, found.error) == pytest.approx((3.0, 0.5, 0.0), abs=1e-9)

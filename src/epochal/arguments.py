@@ -11,15 +11,13 @@ import numpy as np
 from epochal import losses, sources
 from epochal.losses.shapes import kind_by_shape
 from epochal.optimizers import scale_learning_rate
-from epochal.sources import Examples
+from epochal.sources import Examples, shared_rows, widened
 from epochal.step import Steps
 
 # An argument that the method checks itself, so that whatever is passed meets our error and not a type checker's.
 Checked: TypeAlias = Any
 
 DEFAULT_BATCH_SIZE = 32
-# `predict` pads the rows of a single batch to one of these or, beyond, to a power of two.
-PREDICT_LADDER = (1, 8, 32, 128, 512)
 
 
 def check_labels(steps: Steps, *parts: Examples | None) -> None:
@@ -201,14 +199,9 @@ def with_class_weight(examples: Examples, class_weight: Checked, names: Sequence
     return Examples(examples.x, examples.y, weights, examples.n)
 
 
-def predict_width(n: int) -> int:
-    """How many rows the program has that predicts n rows at once: many sizes share few programs."""
-    return next((w for w in PREDICT_LADDER if w >= n), 1 << (n - 1).bit_length())
-
-
 def array_chunks(examples: Examples, size: int, padded: bool) -> Iterator[tuple[Any, int]]:
     """Pieces of x with the number of true rows in each; short ones are padded to the size of a full one."""
-    width = predict_width(size) if size == examples.n else size
+    width = shared_rows(size) if size == examples.n else size
     for start in range(0, examples.n, size):
         piece = examples.rows(start, min(start + size, examples.n))
         x = sources.read_rows(piece.x, np.arange(piece.n)) if piece.lazy else piece.x
@@ -221,11 +214,3 @@ def stream_chunks(batches: Iterator[Examples], padded: bool) -> Iterator[tuple[A
     for batch in batches:
         width = max(width, batch.n)
         yield (widened(batch.x, batch.n, width) if padded else batch.x), batch.n
-
-
-def widened(x: Any, n: int, width: int) -> Any:
-    """Arrays of n rows with the last one repeated up to `width` rows."""
-    if n == width:
-        return x
-    rows = np.minimum(np.arange(width), n - 1)
-    return jax.tree.map(lambda a: np.asarray(a)[rows], x)

@@ -340,8 +340,9 @@ def chosen(found: Measurements, largest: int) -> int:
     top = min(found.n, largest)
     if line(found.seconds).error > _CROOKED or len(found.seconds) < 3:  # two cannot show a bend
         top = min(top, max(found.seconds))  # nothing is said of sizes beyond those that were measured
-    powers = {2**k for k in range(top.bit_length())} | ({top} if top == found.n else set())
-    finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if m <= top} | {top}
+    low = min(min(found.seconds) // 2, top) if len(found.seconds) < 3 else 1
+    powers = {2**k for k in range(top.bit_length()) if 2**k >= low} | ({top} if top == found.n else set())
+    finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if max(low, 8) <= m <= top} | {top}
     best = min(sorted(finer), key=lambda m: cost(found, m))
     power = min(sorted(powers), key=lambda m: cost(found, m))
     return power if cost(found, power) <= (1 + _SLACK) * cost(found, best) else best

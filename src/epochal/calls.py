@@ -1,4 +1,4 @@
-"""One batch at a time: `train_on_batch`, `test_on_batch` and predictions of a single batch.
+"""One batch at a time: `train_on_batch`, `test_on_batch`, and what `predict` and `evaluate` do with a single batch.
 
 Everything but the values is checked at the first call with arrays of these shapes, and remembered: later calls take
 little more time than the compiled program does.
@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 from epochal import loop, micro
-from epochal.arguments import check_labels, checked_batch_size, predict_width, widened
+from epochal.arguments import check_labels, checked_batch_size
 from epochal.callbacks.base import Logs
 from epochal.display import Display
 from epochal.feed import ArrayFeed, Block
 from epochal.interrupts import Interrupts
+from epochal.objective import Recipe, Tally
 from epochal.program import Executable, checks_numbers
-from epochal.sources import Examples, as_examples, plain_arrays
+from epochal.sources import Examples, as_examples, plain_arrays, shared_rows, widened
 from epochal.state import Parts
 from epochal.step import Steps, TestRunner, TrainRunner
 from epochal.training import Training
@@ -50,9 +51,10 @@ class Step:
         parts: as of a `Prediction`.
         steps: the programs.
         structure: of the aligned x, y and weights.
-        block: what the program takes, with the first batch's arrays.
+        block: what the program takes, but for the data.
         executable: the program; None before its first use.
         width: rows that it runs at once; None: all.
+        padded: whether what it takes has room for padding.
     """
 
     parts: Parts
@@ -61,6 +63,7 @@ class Step:
     block: Block
     executable: Executable | None = None
     width: int | None = None
+    padded: bool = False
 
 
 def predicted(training: Training, x: Any, batch_size: Any) -> Any:
@@ -97,9 +100,47 @@ def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | N
     found, structure = jax.tree.flatten(inputs)
     if parts.stateful or not _same_objects(found, leaves):
         return None
-    width = predict_width(n) if parts.row_independent else n
+    width = shared_rows(n) if parts.row_independent else n
     executable = micro.predictor(programs, widened(inputs, n, width), Display())
     return Prediction(parts, executable, structure, width)
+
+
+def evaluated(training: Training, given: tuple, batch_size: Any) -> Logs | None:
+    """Loss and metrics over all rows of x, y and sample_weight as one batch; None as of `predicted`."""
+    recipe = training.ready_to("evaluate")
+    plain = None if training.eager else _plain(given)
+    if plain is None:
+        return None
+    leaves, structure = plain
+    n = leaves[0].shape[0]
+    if checked_batch_size(batch_size, max(n, 1)) < n:
+        return None
+    assert training.optimizer is not None
+    key = ("evaluate", structure, _shapes(leaves), training.optimizer.revision, checks_numbers())
+    known = training.known.get(key)
+    if known is None or known.parts is not training.parts():
+        known = _evaluation(training, recipe, jax.tree.unflatten(structure, leaves), leaves)
+        if known is None:
+            return None
+        training.known[key] = known
+    examples = Examples(*jax.tree.unflatten(known.structure, leaves), n=n)
+    steps = training.current = known.steps
+    check_labels(steps, examples)
+    data = widened((examples.x, examples.y, examples.weight), n, known.block.order.shape[1])
+    block = known.block._replace(data=data, pivot=jax.tree.map(lambda a: a[:1], examples.y))
+    runner = TestRunner(steps, known.padded)
+    return runner.read(_ran(runner, known, block, runner.start(block)))
+
+
+def _evaluation(training: Training, recipe: Recipe, given: tuple, leaves: list[Any]) -> Step | None:
+    """What is to be remembered of the first call; None as of `predicted`."""
+    examples = training.aligned(as_examples(*given, method="evaluate"))
+    found, structure = jax.tree.flatten((examples.x, examples.y, examples.weight))
+    steps = training.steps(examples, recipe)
+    if steps.parts.stateful or not _same_objects(found, leaves):
+        return None
+    feed = _feed(examples, exact_tail=not steps.row_independent, shared=True)
+    return Step(steps.parts, steps, structure, _without_data(feed), padded=feed.padded)
 
 
 def one_step(training: Training, kind: str, given: tuple, class_weight: Any, alone: bool) -> Logs:
@@ -140,8 +181,8 @@ def _first(training: Training, kind: str, given: tuple, class_weight: Any) -> tu
     training.fix_batch_size(examples.n, examples.n)
     examples = training.weighted(examples, class_weight)
     steps = training.steps(examples, recipe)
-    ((block, _, _),) = _feed(examples).epoch(0)
-    return Step(steps.parts, steps, jax.tree.structure((examples.x, examples.y, examples.weight)), block), examples
+    structure = jax.tree.structure((examples.x, examples.y, examples.weight))
+    return Step(steps.parts, steps, structure, _without_data(_feed(examples))), examples
 
 
 def _run(training: Training, kind: str, known: Step, examples: Examples, alone: bool) -> Logs:
@@ -155,15 +196,7 @@ def _run(training: Training, kind: str, known: Step, examples: Examples, alone: 
     block = known.block._replace(data=(examples.x, examples.y, examples.weight), pivot=pivot)
     runner = TrainRunner(steps, False, *training.next_draw()) if kind == "train" else TestRunner(steps, padded=False)
     tally = runner.start(block) if tally is None else tally
-    if known.executable is None:
-        known.executable = micro.prepared(runner, block, tally, Display())
-    elif known.width is not None:
-        runner.cut(known.width, examples.n)
-    interrupts = Interrupts()
-    with interrupts.heard():
-        executable = known.executable
-        known.executable, tally = micro.run(runner, executable, block, tally, (0, 1), Display(), interrupts.whole)
-    known.width = runner.width
+    tally = _ran(runner, known, block, tally)
     fresh = None
     if tally.skips is not None:
         fresh = steps.record()  # every call tells of its own batch
@@ -172,8 +205,28 @@ def _run(training: Training, kind: str, known: Step, examples: Examples, alone: 
     return runner.read(tally)
 
 
-def _feed(examples: Examples) -> ArrayFeed:
-    return ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=True)
+def _ran(runner: micro.Runner, known: Step, block: Block, tally: Tally) -> Tally:
+    """The tally after the block's one batch."""
+    if known.executable is None:
+        known.executable = micro.prepared(runner, block, tally, Display())
+    elif known.width is not None:
+        runner.cut(known.width, block.order.shape[1])
+    interrupts = Interrupts()
+    with interrupts.heard():
+        executable = known.executable
+        known.executable, tally = micro.run(runner, executable, block, tally, (0, 1), Display(), interrupts.whole)
+    known.width = runner.width
+    return tally
+
+
+def _feed(examples: Examples, exact_tail: bool = True, shared: bool = False) -> ArrayFeed:
+    return ArrayFeed(examples, examples.n, shuffle=False, seed=0, exact_tail=exact_tail, shared=shared)
+
+
+def _without_data(feed: ArrayFeed) -> Block:
+    """The feed's one block, which keeps none of its data alive."""
+    ((block, _, _),) = feed.epoch(0)
+    return block._replace(data=(None, None, None))
 
 
 def _plain(given: tuple) -> tuple[list[Any], Any] | None:

@@ -207,7 +207,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
     if record is None or not record.epoch:
         say("stopped", f"interrupted before the first epoch ended; go on with: epochal fit --resume {folder}")
         return 130
-    summary = _summary(settings, record, interrupted, log)
+    summary = {**_summary(settings, record, interrupted, log), "plan": runfolder.read_plan(folder)}
     saved = _save(options, folder, summary, prepared.preprocessing, network)
     if not interrupted:
         runfolder.remove_backup(folder)

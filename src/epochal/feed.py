@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from epochal.order import Batches, Place, Table
-from epochal.sources import Examples, fingerprint, found, read_rows
+from epochal.sources import Examples, fingerprint, found, read_rows, shared_rows, widened
 from epochal.streams import Drawn, Stream
 
 
@@ -205,9 +205,12 @@ class ArrayFeed(Feed):
         exact_tail: give a short last batch its true shape (another compiled program) instead of padding it.
         steps: the batches of an epoch; None is one pass, -1 an epoch without end.
         pivot: one row of targets per output; the first row when not given.
+        shared: for evaluation: NumPy arrays of other sizes are to run in the same programs, as long as they are small.
     """
 
     resizable = True
+    SHARED_BYTES = 4 * 2**20  # copied in well under a millisecond
+    SHARED_WIDTH = 32  # a batch of more examples has room for a multiple of this
 
     def __init__(
         self,
@@ -218,16 +221,37 @@ class ArrayFeed(Feed):
         exact_tail: bool,
         steps: int | None = None,
         pivot: Any = None,
+        shared: bool = False,
     ):
         self.n, self.exact_tail = examples.n, exact_tail
         self.batch_size = min(batch_size, examples.n)
         self._width: int | None = None
         self._batches = Batches(self.n, self.batch_size, shuffle, seed, steps)
         self.steps = self._batches.length(0)
-        self.padded = not exact_tail and not self._batches.even
+        data = examples.x, examples.y, examples.weight
+        self._room = self._shared_room(data) if shared and not exact_tail else None
         self._examples = examples
         pivot = jax.tree.map(lambda a: a[:1], examples.y) if pivot is None else pivot
-        self.data, self.pivot = jax.device_put(((examples.x, examples.y, examples.weight), pivot))
+        if self._room is not None:  # no order names the rows that are added
+            data = widened(data, self.n, self._room[2])
+        self.data, self.pivot = jax.device_put((data, pivot))
+
+    @property
+    def padded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether a batch may hold padding."""
+        return not self.exact_tail and (self._room is not None or self._shares or not self._batches.even)
+
+    def _shared_room(self, data: Any) -> tuple[int, int, int] | None:
+        """Batches, rows per batch and rows of data that the program has room for; None where it has the true ones."""
+        n, leaves, batches = self.n, jax.tree.leaves(data), self._batches.per_pass
+        if batches > 1:
+            steps, width = 4 ** (((batches - 1).bit_length() + 1) // 2), self.batch_size or n  # a power of four
+            rows = steps * width
+        else:  # all rows of a batch are computed with: large ones have not many more than examples
+            width = shared_rows(n) if n <= self.SHARED_WIDTH else -(-n // self.SHARED_WIDTH) * self.SHARED_WIDTH
+            steps, rows = 2, width  # of a block with one step XLA makes another program, with other bits
+        small = sum(a.nbytes for a in leaves) / n * rows <= self.SHARED_BYTES
+        return (steps, width, rows) if small and all(isinstance(a, np.ndarray) for a in leaves) else None
 
     def begin(self, epoch: int) -> bool:
         self.steps = self._batches.length(epoch)
@@ -240,7 +264,6 @@ class ArrayFeed(Feed):
     def share(self, width: int) -> None:
         """From here on one program runs all batch sizes that are multiples of `width`, the size of micro-batches."""
         self._width = None if self.exact_tail or width >= self.n else width
-        self.padded = not self.exact_tail and (self._shares or not self._batches.even)
 
     @property
     def _shares(self) -> bool:
@@ -262,6 +285,9 @@ class ArrayFeed(Feed):
 
     def _cut(self, table: Table) -> Iterator[Stretch]:
         """One block; with exact tails a block for every run of batches of one size."""
+        if self._room is not None:
+            yield self._roomy(table, *self._room[:2])
+            return
         if self._shares and self._width is not None:
             yield self._shared(table, self._width)
             return
@@ -276,6 +302,14 @@ class ArrayFeed(Feed):
                 order, counts, pass_ids = jax.device_put((rows.astype(np.int32), sizes, number))
                 yield Stretch(Block(self.data, order, counts, pass_ids, None, self.pivot), first, sizes)
 
+    def _roomy(self, table: Table, steps: int, width: int) -> Stretch:
+        """One block with room for so many batches of so many rows; batches repeat their last row, as short ones do."""
+        room, more = width - table.rows.shape[1], max(steps - len(table.sizes), 0)
+        rows = np.pad(table.rows.astype(np.int32), ((0, more), (0, room)), "edge")
+        passes = (table.passes * PASS_FACTOR).astype(np.uint32)
+        order, sizes, passes = jax.device_put((rows, np.pad(table.sizes, (0, more)), np.pad(passes, (0, more))))
+        return Stretch(Block(self.data, order, sizes, passes, None, self.pivot), table.first, table.sizes)
+
     def place(self, epoch: int, batch: int) -> dict[str, Any]:
         return asdict(self._batches.place(epoch, batch))
 
@@ -288,7 +322,6 @@ class ArrayFeed(Feed):
 
     def _cut_into(self, batches: Batches, epoch: int) -> None:
         self._batches, self.steps = batches, batches.length(epoch)
-        self.padded = not self.exact_tail and (self._shares or not batches.even)
 
     def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
         return read_rows((self._examples.x, self._examples.y, self._examples.weight), rows)

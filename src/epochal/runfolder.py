@@ -92,6 +92,14 @@ def read_begun(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """The size that a measured plan chose and the sentence that says why; None where nothing was measured."""
+    if not (folder / PLAN).is_file():
+        return None
+    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    return {"batch_size": plan["batch_size"], "why": plan["why"][0]}
+
+
 def remove_backup(folder: Path) -> None:
     """The run has ended, or never began."""
     shutil.rmtree(folder / BACKUP, ignore_errors=True)

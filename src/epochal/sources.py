@@ -112,6 +112,21 @@ class Examples:
 
 
 FINGERPRINT_BYTES = 2**20
+# Numbers of rows that programs are made for; beyond, a power of two.
+LADDER = (1, 8, 32, 128, 512)
+
+
+def shared_rows(n: int) -> int:
+    """How many rows the program has that takes n rows: many numbers of rows share few programs."""
+    return next((rows for rows in LADDER if rows >= n), 1 << (n - 1).bit_length())
+
+
+def widened(tree: Tree, n: int, rows: int) -> Tree:
+    """Arrays of n rows with the last one repeated up to `rows` rows, on the host."""
+    if n == rows:
+        return tree
+    repeated = np.minimum(np.arange(rows), n - 1)
+    return jax.tree.map(lambda a: np.asarray(a)[repeated], tree)
 
 
 def found(examples: Examples, rows: np.ndarray | None) -> tuple[np.ndarray, list[int]] | None:

@@ -558,8 +558,8 @@ class Data:
             return per_pass if limit is None else None
         return limit if self._way.again else min(limit, per_pass)
 
-    def feed(self, programs: Steps) -> Feed:
-        """The data as batches for these programs.
+    def feed(self, programs: Steps, testing: bool = False) -> Feed:
+        """The data as batches for these programs; when testing, other sizes of small data share them.
 
         Short batches keep their shape where code of a user's may look across the batch.
         """
@@ -569,7 +569,7 @@ class Data:
             assert way is not None
             check_labels(programs, self.first)
             steps = way.limit if way.limit in (None, -1) else self.steps
-            return ArrayFeed(self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps)
+            return ArrayFeed(self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps, shared=testing)
         in_form = self.first.lazy  # arrays on disk were aligned as a whole
 
         def prepare(batch: Examples) -> Examples:
