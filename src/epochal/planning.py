@@ -38,6 +38,7 @@ MOST_ROWS = 65_536  # of large data so many are measured on
 GRADIENTS = 1024  # that a noise scale is made of
 SLICE = 0.01  # seconds that a size is timed for at a time
 ROUNDS = 10
+TIMED = 1.0  # seconds after which no further round begins, whatever little time there is
 AUTO_SECONDS = 10.0  # that `fit(batch_size="auto")` measures for at most
 STAGES = (1, 2, 4, 8)  # epochs of the trial training after which the noise is looked at
 ROUGH_STAGES = (4,)  # of a plan that may not take long
@@ -267,7 +268,7 @@ class Trial:
                     f"{memory.shown(self._limit.bytes)} ({self._limit.source})."
                 )
             fitting = [1]
-        self._time(fitting)
+        self._time(fitting, max(0.25 * max_seconds, TIMED))
         return max_seconds
 
     def _worth(self, m: int, epochs: int, max_seconds: float) -> float:
@@ -334,18 +335,22 @@ class Trial:
             guess = largest_within(self._bytes, limit, most)
             self._compile(min(guess if guess > fitting else fitting + near, failing - 1))
 
-    def _time(self, sizes: list[int]) -> None:
+    def _time(self, sizes: list[int], seconds: float) -> None:
         """Times the sizes in turns, the least of several rounds counts: other programs only make it longer.
 
-        Half of a block's steps are timed, too. What the other half adds is the steps' own time; what a call
-        takes beside them is no part of a step, and counts among an epoch's seconds.
+        No round begins after so many seconds; one is made. Half of a block's steps are timed, too. What the other half
+        adds is the steps' own time; what a call takes beside them is no part of a step, and counts among an epoch's
+        seconds.
         """
         states = self._state(copied=True)
         tallies = {m: self._feeds[m][1].start(self._feeds[m][2]) for m in sizes}
         least: dict[tuple[int, int], float] = {}
         counts = [(size, int(self._feeds[size][2].sizes.shape[0])) for size in sizes]
         calls = dict.fromkeys(call for size, count in counts for call in ((size, count), (size, max(count // 2, 1))))
+        began_all = self._clock()
         for turn in range(ROUNDS + 1):
+            if turn > 1 and self._clock() - began_all > seconds:
+                break
             for m, count in calls:
                 _, runner, block, executable = self._feeds[m]
                 tally, first, took = tallies[m], self._clock(), 0.0
