@@ -239,7 +239,25 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Their rules are held against Keras's in test_optimizers.py; whole fits with them are the slow proof.
+RARE = {
+    "nesterov",
+    "amsgrad",
+    "rmsprop_centered",
+    "adadelta",
+    "adamax",
+    "nadam",
+    "ftrl",
+    "lion",
+    "adafactor",
+    "lamb",
+    "muon",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n.removeprefix("mlp-") in RARE else []) for n in CASES]
+)
 def test_history_weights_and_predictions_equal_keras(name: str) -> None:
     case = CASES[name]
     x, y = case.data()

@@ -189,7 +189,9 @@ def assert_same(found: Any, expected: Any, rtol: float = 1e-6) -> None:
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c in (own_code, mask_made_by_weights) else []) for c in CASES]
+)
 @pytest.mark.parametrize("size", [4])  # five pieces of 4 or 5, of the last batch two or three
 def test_a_batch_in_pieces_has_the_result_of_the_whole(case: Callable, size: int) -> None:
     found = trained(case, size)

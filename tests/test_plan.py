@@ -284,6 +284,7 @@ def test_a_limit_below_a_step_of_one_example_is_told(quick):
         keras.plan_batch_size(network(), *digits(300), memory_limit=100)
 
 
+@pytest.mark.slow  # many programs
 def test_under_a_limit_the_largest_size_fits_and_the_next_sixteenth_does_not(quick):
     x, y = digits()
     model = network(units=256)

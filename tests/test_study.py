@@ -502,6 +502,7 @@ def test_the_command_writes_the_page_and_goes_on(tmp_path, monkeypatch, capsys):
     assert "expected 1 or more" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # many programs
 def test_a_size_that_does_not_fit_into_the_memory_is_cut_or_is_a_row_that_says_so(tmp_path, monkeypatch):
     def build(pieces="auto"):
         model = keras.Sequential(
