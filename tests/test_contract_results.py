@@ -152,8 +152,10 @@ def test_H5_never_compiled_is_a_runtime_error(method: str) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "predict", "predict_on_batch"])
 @pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.jit(jax.grad(f))])
 def test_H5_called_while_jax_is_tracing_is_a_runtime_error(method: str, transform: Any) -> None:
+    model = still()
+
     def inside(a: Any) -> Any:
-        getattr(still(), method)(X, *([] if method.startswith("predict") else [Y]))
+        getattr(model, method)(X, *([] if method.startswith("predict") else [Y]))
         return a
 
     with pytest.raises(RuntimeError, match="while JAX is tracing"):
