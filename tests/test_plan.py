@@ -273,6 +273,21 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
     model.fit(x, y, batch_size=50, epochs=1, verbose=0)  # its arrays are alive
 
 
+def test_a_plan_of_micro_batches_tells_what_is_run(quick):
+    x, y = digits(300)
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy", micro_batch_size=16)
+    plan = keras.plan_batch_size(model, x, y, max_seconds=1000)
+    assert model.programs()["train"] == 3
+    for m in (16, 64, 300):
+        model.fit(x, y, batch_size=m, verbose=0)
+    assert model.programs()["train"] == 3  # what the plan has measured is what fit runs
+    assert (plan.memory(300) or 0) - (plan.memory(64) or 0) < 236 * 64 * 4  # no room for 236 more rows of x
+    assert plan.micro_batch_size == min(plan.batch_size, 16)
+    assert "in micro-batches of 16" in str(plan)
+    assert str(BatchPlan.from_dict(plan.to_dict())) == str(plan)
+
+
 def test_a_new_optimizer_has_made_no_step_afterwards(quick):
     model = network()
     keras.plan_batch_size(model, *digits(300), max_seconds=1000)

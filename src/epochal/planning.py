@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal import memory, sources
+from epochal import memory, micro, sources
 from epochal.arguments import Checked, check_labels, is_count
 from epochal.batch_plan import BatchPlan, Measurements, duration, largest_within, make_plan, memory_of
 from epochal.critical_batch import NoiseEstimate, noise_scale
@@ -212,6 +212,12 @@ class Trial:
         self._rough = False
 
     @property
+    def _piece(self) -> int | None:
+        """Examples that are run at once, where `compile` was told."""
+        asked = self._steps.micro_batch_size
+        return asked if isinstance(asked, int) else None
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the trial began."""
         return self._clock() - self._began
@@ -231,6 +237,7 @@ class Trial:
             sizes,
             tuple(self._notes),
             self.elapsed,
+            self._piece,
         )
 
     # -- seconds and bytes
@@ -291,11 +298,12 @@ class Trial:
         return expected
 
     def _wanted(self, asked: tuple[int, ...] | None) -> list[int]:
-        n = self._examples.n
+        n, piece = self._examples.n, self._piece
         if asked is not None:
             return [m for m in sorted({*asked, min(16, n), min(128, n)}) if m <= n]
         sizes = [m for m in SIZES if m < n]
-        return sizes[:2] + [n] + sizes[2:] if n <= MOST_AT_ONCE else sizes
+        sizes = sizes[:2] + [n] + sizes[2:] if n <= MOST_AT_ONCE else sizes
+        return sizes if piece is None else list(dict.fromkeys([min(piece, n), *sizes]))  # where its need bends
 
     def _known_not_to_fit(self, m: int) -> bool:
         """Compiling something huge takes long itself."""
@@ -308,6 +316,7 @@ class Trial:
         feed = ArrayFeed(self._examples, m, True, self._seed, self._exact_tail)
         runner = TrainRunner(self._steps, feed.padded, self._seed, 0)
         block = next(iter(feed.epoch(0))).block
+        micro.cut(runner, block.order.shape[1])
         executable = runner.program.executable(*runner.arguments(block, runner.start(block)))
         self._feeds[m] = feed, runner, block, executable
         if hasattr(executable.function, "memory_analysis"):
