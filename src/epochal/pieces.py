@@ -73,7 +73,7 @@ class Summed(NamedTuple):
     losses: dict[str, Array]
     shown: list[Array]
     tally: Tally
-    squares: Any = None
+    squares: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Pieces:
             extra = jax.grad(lambda params: sum(self.penalties(params), jnp.zeros(())))(params)
             gradients = [a + b for a, b in zip(gradients, extra, strict=True)]
         if summed.squares is not None:
-            size = block.sizes[step].astype(jnp.float32)
-            noise = _listened(summed.tally.noise, *summed.squares, summed.gradients, gradients, size)
+            (small, pieces), size = summed.squares, block.sizes[step].astype(jnp.float32)
+            noise = _listened(summed.tally.noise, small, pieces, summed.gradients, gradients, size)
             summed = summed._replace(tally=summed.tally._replace(noise=noise))
         return summed._replace(gradients=[g.astype(p.dtype) for g, p in zip(gradients, params, strict=True)])
 
