@@ -8,9 +8,10 @@ their stacks and heaps and the programs' code is loaded.
 needed: the step is built and compiled, then RLIMIT_AS is set to what the process has plus a share of what the step is
 predicted to need beyond its arguments, and it runs. The least share that suffices is bisected.
 
-limits: RLIMIT_AS is set to what the process has plus 600 MB. `plan_batch_size` finds `max_batch_size`, and
-`fit(batch_size=max_batch_size)` is to train, with `micro_batch_size=None`, so that nothing is cut. 1.3 times as much is
-to be refused before it runs; and to fail where the prediction is set aside (EPOCHAL_MEMORY_LIMIT=1TB).
+limits: RLIMIT_AS is set to what the process has plus 600 MB. The planner finds `max_batch_size` (steps are compiled,
+not timed). A process of its own with as much trains with it, by `fit(micro_batch_size=None)`, so that nothing is cut.
+1.3 times as much is to be refused there before it runs; and to fail in a third one, where the prediction is set aside
+(EPOCHAL_MEMORY_LIMIT=1TB).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,17 +80,18 @@ def limits_table(families: Any, cache: str) -> str:
 
 
 def limits(family: str, cache: str, limit: int = LIMIT) -> dict[str, Any]:
-    """`most`: the plan's `max_batch_size`, and whether it `trains`; `more`: 1.3 times that, whether it is `refused`
+    """`most`: the planner's `max_batch_size`, and whether it `trains`; `more`: 1.3 times that, whether it is `refused`
     before it runs, and whether it `fails` where it is tried all the same."""
-    code, words = child(cache, "limits", family, limit, 0)
-    most, refused = (int(word) for word in words) if len(words) == 2 else (int(words[0]), 0)
+    most = int(child(cache, "plan", family, limit)[1][0])
     more = -(-13 * most // 10)
+    code, words = child(cache, "fit", family, limit, most, more)
+    tried = child(cache, "fit", family, limit, more)
     return {
         "most": most,
         "trains": code == 0,
         "more": more,
-        "refused": bool(refused),
-        "fails": child(cache, "limits", family, limit, more)[0] == FAILED,
+        "refused": words == ["refused"],
+        "fails": tried[0] == FAILED,
     }
 
 
@@ -97,6 +100,7 @@ def child(cache: str, *arguments: Any) -> tuple[int, list[str]]:
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     environment = {**os.environ, "EPOCHAL_CACHE": cache}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    print(*arguments, "→", ended.returncode, *ended.stderr.split("\n")[-2:-1], file=sys.stderr)
     if ended.returncode not in (0, FAILED):
         raise RuntimeError(f"{arguments}: {ended.returncode}\n{ended.stderr}")
     return ended.returncode, ended.stdout.split()
@@ -122,28 +126,42 @@ def limit_address_space(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, resource.RLIM_INFINITY))
 
 
-def run_limited(family: str, limit: int, batch_size: int) -> None:
-    """Plans and trains with the largest batch that fits, or tries a batch size of which the need is not looked at."""
-    import epochal as keras
+def run_plan(family: str, limit: int) -> None:
+    """Prints the largest batch that is said to fit into so many bytes more than the process has."""
+    from epochal import planning, sources
+    from epochal.batch_plan import max_batch_size
 
     model, x, y = warmed(family, ROWS[family])
     limit_address_space(limit)
-    if batch_size:
+    trial = planning.Trial(model._training, sources.as_examples(x, y, method="plan"), None, 0, time.perf_counter)
+    trial._time = lambda sizes, seconds: None
+    trial.time_sizes(None, None, 300, None)
+    most = max_batch_size(trial.measurements(None))
+    if 1.3 * most > len(x):
+        raise RuntimeError(f"{most} of {len(x)} examples fit: take more of them.")
+    print(most)
+
+
+def run_fit(family: str, limit: int, batch_size: int, more: int = 0) -> None:
+    """One step with a batch size, in so many bytes more than the process has; then whether `more` is refused.
+
+    Without `more` the prediction is set aside.
+    """
+    model, x, y = warmed(family, ROWS[family])
+    limit_address_space(limit)
+    if not more:
         os.environ["EPOCHAL_MEMORY_LIMIT"] = "1TB"
-    else:
-        batch_size = keras.plan_batch_size(model, x, y, max_seconds=60).max_batch_size
-        print(batch_size, flush=True)
-    if 1.3 * batch_size > len(x) and "EPOCHAL_MEMORY_LIMIT" not in os.environ:
-        raise RuntimeError(f"{batch_size} of {len(x)} fit: take more examples.")
     try:
-        model.fit(x, y, batch_size=batch_size, verbose=0)
+        model.fit(x, y, batch_size=batch_size, steps_per_epoch=1, verbose=0)
     except MemoryError as error:
         print(error, file=sys.stderr)
         os._exit(FAILED)
     try:
-        model.fit(x, y, batch_size=-(-13 * batch_size // 10), verbose=0)
+        if more:
+            model.fit(x, y, batch_size=more, steps_per_epoch=1, verbose=0)
     except MemoryError as error:
-        print(int("RESOURCE_EXHAUSTED" not in str(error)), flush=True)
+        print("refused" if "forbids to cut it. A batch of" in str(error) else error)
+    sys.stdout.flush()
     os._exit(0)
 
 
@@ -228,7 +246,9 @@ def _normal(rng: Any, n: int, shape: tuple[int, ...]) -> Any:
 if __name__ == "__main__":
     if sys.argv[1:3] == ["--child", "needed"]:
         run_step(sys.argv[3], float(sys.argv[4]))
-    elif sys.argv[1:3] == ["--child", "limits"]:
-        run_limited(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    elif sys.argv[1:3] == ["--child", "plan"]:
+        run_plan(sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:3] == ["--child", "fit"]:
+        run_fit(sys.argv[3], *map(int, sys.argv[4:]))
     else:
         main()

@@ -402,6 +402,26 @@ def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, c
     assert models[0][1] == models[1][1]
 
 
+def test_auto_scales_the_learning_rate_to_the_size_that_was_chosen(quick, capsys):
+    x, y = digits(300)
+    rates: list[float] = []
+    note = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: rates.append(float(optimizer.learning_rate)))
+    found = []
+    for rule in ("sqrt", None):
+        keras.utils.set_random_seed(1)
+        model = network()
+        optimizer = model.optimizer
+        size = "auto" if rule else found[0].params["batch_size"]
+        if rule is None:
+            optimizer.learning_rate = rates[0]  # by hand
+        found.append(model.fit(x, y, batch_size=size, epochs=1, verbose=2, callbacks=[note], lr_scaling=rule))
+    size = found[0].plan.batch_size
+    assert rates == pytest.approx([0.01 * math.sqrt(size / 32)] * 2)
+    assert found[0].history == found[1].history
+    said = f"Learning rate 0.01 → {rates[0]:.4g}, times {rates[0] / 0.01:.4g} by 'sqrt' for batches of 32 → {size}."
+    assert (said in capsys.readouterr().out) == (size != 32)
+
+
 def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monkeypatch):
     x, y = digits(300)
 
