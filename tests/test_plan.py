@@ -288,6 +288,23 @@ def test_a_plan_of_micro_batches_tells_what_is_run(quick):
     assert str(BatchPlan.from_dict(plan.to_dict())) == str(plan)
 
 
+def test_a_step_that_runs_out_of_memory_while_it_is_timed_does_not_fit(quick, monkeypatch):
+    x, y = digits(300)
+    real = planning.Trial._timed
+
+    def short(self: Any, states: Any, tally: Any, m: int, *more: Any) -> Any:
+        found = real(self, states, tally, m, *more)  # the state is used up
+        if m > 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        return found
+
+    monkeypatch.setattr(planning.Trial, "_timed", short)
+    plan = keras.plan_batch_size(network(), x, y, max_seconds=1000)
+    assert set(plan.measurements.seconds) == {16, 64}
+    assert plan.batch_size <= plan.max_batch_size < 300
+    assert "A step with 300 examples ran out of memory" in str(plan)
+
+
 def test_a_new_optimizer_has_made_no_step_afterwards(quick):
     model = network()
     keras.plan_batch_size(model, *digits(300), max_seconds=1000)

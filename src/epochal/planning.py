@@ -360,18 +360,42 @@ class Trial:
         for turn in range(ROUNDS + 1):
             if turn > 1 and self._clock() - began_all > seconds:
                 break
-            for m, count in calls:
-                _, runner, block, executable = self._feeds[m]
-                tally, first, took = tallies[m], self._clock(), 0.0
-                while took == 0 or (turn > 0 and self._clock() - first < SLICE):
-                    began = self._clock()
-                    states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
-                    jax.block_until_ready(tally)
-                    took = self._clock() - began
-                    if turn > 0:  # the first one finds everything cold
-                        least[m, count] = min(least.get((m, count), math.inf), took)
-                tallies[m] = tally
+            for m, count in list(calls):
+                if (m, count) not in calls:
+                    continue
+                try:
+                    states, tallies[m], took = self._timed(states, tallies[m], m, count, SLICE if turn else 0.0)
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error) or m == min(size for size, _ in calls):
+                        raise
+                    self._found_not_to_fit(m)
+                    calls = {call: took for call, took in calls.items() if call[0] < m}
+                    least = {call: took for call, took in least.items() if call[0] < m}
+                    states = self._state(copied=True)  # the ones before were donated
+                    continue
+                if turn > 0:  # the first one finds everything cold
+                    least[m, count] = min(least.get((m, count), math.inf), took)
         self._seconds.update(_own_seconds(least))
+
+    def _timed(
+        self, states: TrainState, tally: Any, m: int, count: int, seconds: float
+    ) -> tuple[TrainState, Any, float]:
+        """State and tally behind some calls of `count` steps, for so many seconds, and what the fastest one took."""
+        _, runner, block, executable = self._feeds[m]
+        least, first = math.inf, self._clock()
+        while least == math.inf or self._clock() - first < seconds:
+            began = self._clock()
+            states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
+            jax.block_until_ready(tally)
+            least = min(least, self._clock() - began)
+        return states, tally, least
+
+    def _found_not_to_fit(self, m: int) -> None:
+        """A step ran out of memory that was predicted to fit: there is less than was said."""
+        self._limit = memory.Limit(min(self._limit.bytes, self._bytes.get(m, 1) - 1), self._limit.source)
+        self._notes.append(
+            f"A step with {m:,} examples ran out of memory, so there is less than {self._limit.source} says."
+        )
 
     def _state(self, copied: bool) -> TrainState:
         parts, optimizer = self._steps.parts, self._steps.optimizer
