@@ -84,14 +84,13 @@ def limits(family: str, cache: str, limit: int = LIMIT) -> dict[str, Any]:
     before it runs, and whether it `fails` where it is tried all the same."""
     most = int(child(cache, "plan", family, limit)[1][0])
     more = -(-13 * most // 10)
-    code, words = child(cache, "fit", family, limit, most, more)
-    tried = child(cache, "fit", family, limit, more)
+    refused, told = child(cache, "fit", family, limit, more, 0)
     return {
         "most": most,
-        "trains": code == 0,
+        "trains": child(cache, "fit", family, limit, most, 0)[0] == 0,
         "more": more,
-        "refused": words == ["refused"],
-        "fails": tried[0] == FAILED,
+        "refused": refused == FAILED and told == ["refused"],
+        "fails": child(cache, "fit", family, limit, more, 1)[0] == FAILED,
     }
 
 
@@ -142,26 +141,17 @@ def run_plan(family: str, limit: int) -> None:
     print(most)
 
 
-def run_fit(family: str, limit: int, batch_size: int, more: int = 0) -> None:
-    """One step with a batch size, in so many bytes more than the process has; then whether `more` is refused.
-
-    Without `more` the prediction is set aside.
-    """
+def run_fit(family: str, limit: int, batch_size: int, aside: int) -> None:
+    """One step with a batch size, in so many bytes more than the process has; with the prediction set aside or not."""
     model, x, y = warmed(family, ROWS[family])
     limit_address_space(limit)
-    if not more:
+    if aside:
         os.environ["EPOCHAL_MEMORY_LIMIT"] = "1TB"
     try:
         model.fit(x, y, batch_size=batch_size, steps_per_epoch=1, verbose=0)
     except MemoryError as error:
-        print(error, file=sys.stderr)
+        print("refused" if "forbids to cut it. A batch of" in str(error) else "failed", flush=True)
         os._exit(FAILED)
-    try:
-        if more:
-            model.fit(x, y, batch_size=more, steps_per_epoch=1, verbose=0)
-    except MemoryError as error:
-        print("refused" if "forbids to cut it. A batch of" in str(error) else error)
-    sys.stdout.flush()
     os._exit(0)
 
 
