@@ -191,9 +191,11 @@ class Trial:
         recipe = training.ready_to("plan_batch_size")
         self._clock, self._began, self._seed, self.n = clock, clock(), seed, given.n
         aligned = training.aligned(given)
-        rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
-        arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
-        examples = training.weighted(Examples(*arrays, n=len(rows)), class_weight)
+        if aligned.n > MOST_ROWS:
+            rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
+            arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
+            aligned = Examples(*arrays, n=MOST_ROWS)
+        examples = training.weighted(aligned.read(), class_weight)  # not copied: that would be missing from the memory
         self._steps: Steps = training.steps(examples, recipe)
         check_labels(self._steps, examples)
         training.start_optimizer(self._steps.parts)
