@@ -119,6 +119,80 @@ class Stateful(Again):
         self.at, self.loaded = state["at"], self.loaded + 1
 
 
+class Generator:
+    """Random numbers with a state, as torch's generators."""
+
+    def __init__(self, seed: int):
+        self.random = np.random.default_rng(seed)
+
+    def get_state(self) -> Any:
+        return self.random.bit_generator.state
+
+    def set_state(self, state: Any) -> None:
+        self.random.bit_generator.state = state
+
+
+class Loader:
+    """As torchdata's: a state that leaves out what a pass draws besides its order, and lists for tuples."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self.dataset, self.batch_sampler, self.generator = (x, y), None, Generator(3)
+        self.at, self.loaded, self.given, self.resumed = 0, 0, 0, None
+
+    def __len__(self) -> int:
+        return -(-N // M)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.at = 0
+        if self.resumed is not None:
+            self.generator.set_state(self.resumed["begun"])
+            self.at = self.resumed["at"]
+        self.begun = self.generator.get_state()
+        order = self.generator.random.permutation(N)
+        if self.resumed is None:
+            self.generator.random.integers(100)  # for workers
+        self.resumed = None
+        return self.rows(order)
+
+    def rows(self, order: np.ndarray) -> Iterator[Any]:
+        while self.at < len(self):
+            rows = order[self.at * M : (self.at + 1) * M]
+            self.at, self.given = self.at + 1, self.given + 1
+            yield [array[rows] for array in self.dataset]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self.begun, "at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.resumed, self.loaded = state, self.loaded + 1
+
+
+class Stateless(Loader):
+    """As torch's own."""
+
+    state_dict = load_state_dict = None  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Reshuffled(Again):
+    """Every pass comes in an order of its own, by random numbers that nothing puts back."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, seed: int | None = 0):
+        super().__init__(x, y)
+        self.random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.batches) - 1  # without the short one
+
+    def __iter__(self) -> Iterator[Any]:
+        for i in self.random.permutation(len(self)):
+            yield self.batches[i][0] + self.random.normal(scale=0.01, size=(M, 1)), self.batches[i][1]
+
+
 def shuffled_by_grain(x: np.ndarray, y: np.ndarray) -> Any:
     import grain
 
@@ -149,6 +223,9 @@ def data(kind: str, folder: Path) -> dict[str, Any]:
         "iterable": lambda: {"x": Again(x, y), **held},
         "iterable steps": lambda: {"x": Again(x, y), "steps_per_epoch": 5, **held},
         "stateful": lambda: {"x": Stateful(x, y), **held},
+        "loader": lambda: {"x": Loader(x, y), **held},
+        "stateless loader": lambda: {"x": Stateless(x, y), **held},
+        "reshuffled": lambda: {"x": Reshuffled(x, y), **held},
         "grain": lambda: {"x": shuffled_by_grain(x, y), **held},
     }
     return made[kind]()
@@ -244,9 +321,34 @@ def test_a_grain_dataset_goes_on_by_its_own_state(tmp_path: Path, monkeypatch: p
     whole = run("grain", tmp_path / "whole")
     assert states == []
     with pytest.raises(Broken):
-        run("grain", tmp_path / "again", 10, 3)  # behind batch 9: two of the second epoch
-    same(run("grain", tmp_path / "again", every=3), whole)
+        run("grain", tmp_path / "again", 17, 4)  # behind batch 16: two of the third epoch
+    same(run("grain", tmp_path / "again", every=4), whole)
     assert [state["next_index"] for state in states] == [2]
+
+
+@pytest.mark.parametrize("kind", ["loader", "stateless loader", "reshuffled"])
+def test_data_whose_passes_differ_go_on_in_any_pass(kind: str, tmp_path: Path) -> None:
+    whole = run(kind, tmp_path / "whole")
+    per_pass = len(whole["data"])
+    for batches, every in [(per_pass + 3, per_pass + 2), (2 * per_pass + 3, 2 * per_pass + 2), (per_pass, per_pass)]:
+        folder = tmp_path / str(batches)
+        with pytest.raises(Broken):
+            run(kind, folder, batches, every)
+        resumed = run(kind, folder, every=every)
+        same(resumed, whole)
+        if kind == "loader":  # by its own state: read again is but the first batch, which is looked at before
+            assert resumed["data"].loaded == 1
+            assert resumed["data"].given == whole["data"].given - every + 1
+
+
+def test_data_that_come_in_another_order_are_told_of(tmp_path: Path) -> None:
+    x, y = digits(N)
+    with pytest.raises(Broken):
+        run("reshuffled", tmp_path, 9, 8)
+    with pytest.warns(
+        UserWarning, match="The Reshuffled gives other batches than it gave before the run was broken off"
+    ):
+        run("reshuffled", tmp_path, x=Reshuffled(x, y, seed=9), every=8)
 
 
 def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
