@@ -95,8 +95,7 @@ class Pass(Iterator[Drawn]):
         """
         name, wanted = _name_of(self.data), mark["batches"]
         if self.batches < wanted:
-            counted = "1 batch" if wanted == 1 else f"{wanted} batches"
-            say(f"Going on: {counted} of the {name} read again and skipped.")
+            say(f"Going on: {_counted(wanted, 'batch')} of the {name} {_are(wanted)} read again and skipped.")
         last = None
         while self.batches < wanted:
             last = next(self, None)
@@ -136,6 +135,14 @@ def _digest(examples: Examples) -> int:
     for array in jax.tree.leaves((examples.x, examples.y)):
         found = zlib.crc32(np.asarray(array[:1]).tobytes(), found)
     return found
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}es"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _name_of(data: Any) -> str:
