@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import pytest
 from data import diabetes, digits
 
 import epochal as keras
-from epochal import layers
+from epochal import checkpoint, layers, resume
 from epochal.callbacks import BackupAndRestore, Callback
 from epochal.checkpoint import Store, read, write
 
@@ -917,6 +919,76 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
     x, y = digits(N)
     with pytest.raises(OSError, match=r"BackupAndRestore cannot write to .*file/backup: .*Choose another backup_dir"):
         dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path / "file" / "backup")])
+
+
+class Written(Store):
+    """Notes what it would write."""
+
+    busy = False  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+        self.places: list[tuple[int, int]] = []
+
+    def write(self, epoch: int, batch: int, content: dict[str, Any]) -> None:
+        self.places.append((epoch, batch))
+
+
+class Nothing(resume.Run):
+    """A run of which nothing is kept."""
+
+    def __init__(self) -> None:
+        pass
+
+    def kept(self, mark: resume.Mark) -> dict[str, Any]:
+        return {}
+
+
+def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Callable[..., None]]:
+    """What a `Backup` writes, and what takes it to an epoch and a batch (None: the epoch's end) at a time."""
+    clock = [0.0]
+    monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    store = Written()
+    backup = resume.Backup(store, Nothing(), None, seconds, final=False)
+
+    def at(now: float, epoch: int, batch: int | None = None) -> None:
+        clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
+        backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
+
+    return store, at
+
+
+def test_save_freq_in_seconds_keeps_the_run_at_the_first_look_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert BackupAndRestore("backup", "30s").seconds == 30
+    store, at = kept_at(monkeypatch, 30)
+    for now, batch in [(10, 1), (29.9, 2), (31, 3), (60, 4), (61.5, 5)]:
+        at(now, 0, batch)
+    assert store.places == [(0, 3), (0, 5)]
+
+
+def test_save_freq_epoch_leaves_out_what_would_take_more_than_2_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, at = kept_at(monkeypatch, None)
+    at(1, 1)  # the first in any case
+    store.write_seconds = 0.5
+    at(20, 2)
+    at(26, 3)
+    store.busy = True  # the last one is still being written
+    at(90, 4)
+    store.busy = False
+    at(91, 5)
+    assert store.places == [(1, 0), (3, 0), (5, 0)]
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+    monkeypatch.setattr(checkpoint, "write", lambda path, content: may_go_on.wait(60))
+    store = Store(tmp_path)
+    store.write(0, 1, {})
+    assert store.busy
+    may_go_on.set()
+    store.wait()
+    assert not store.busy
+    store.close()
 
 
 @pytest.mark.parametrize("save_freq", [0, -1, True, "s", "epochs", "3m", 2.5])
