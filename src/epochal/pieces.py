@@ -163,14 +163,15 @@ class Pieces:
 
         def count(carry: Any, piece: Batch) -> Any:
             buffers, counts = carry
-            outputs, after, _ = self._outputs(params, buffers, piece, key)
+            outputs, after, _ = self.outputs(params, buffers, piece, key)
             found = self.objective.counts(outputs, piece)
             return after, [a + b for a, b in zip(counts, found, strict=True)]
 
         zeros = [jnp.zeros(()) for _ in self.objective.losses]
         return self.cut.fold(count, (buffers, zeros), block, step)[1]
 
-    def _outputs(self, params: Any, buffers: Any, piece: Batch, key: Any) -> tuple[list[Any], Any, scope.Call]:
+    def outputs(self, params: Any, buffers: Any, piece: Batch, key: Any) -> tuple[list[Any], Any, scope.Call]:
+        """What the model makes of a piece, its other arrays after that, and what layers have said in it."""
         call = self.call(piece, key)
         with scope.calling(call):
             _, predictions, after = self.forward(params, buffers, piece.x, call)
@@ -181,7 +182,7 @@ class Pieces:
 
         What layers add to the loss is taken for a mean over examples, so it has a part in the batch's as its examples.
         """
-        outputs, after, call = self._outputs(params, buffers, piece, key)
+        outputs, after, call = self.outputs(params, buffers, piece, key)
         if key is not None and not (any(self.objective.losses) or call.losses or self.penalties(params)):
             raise ValueError("Nothing to minimise: give compile() a loss, or add one with add_loss() in a layer.")
         loss, parts = self.objective.share(outputs, piece, size, counts)

@@ -249,7 +249,7 @@ class Steps:
     ) -> tuple[TrainState, Tally]:
         """The state and the tally after one step on batch number `step` of the block, which is cut."""
         assert self.optimizer is not None
-        summed = self._pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
+        summed = self.pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
         params, opt = self.optimizer.update(list(summed.gradients), state.opt, list(state.params))
         after, noted, bad = self._checked(
             state,
@@ -264,7 +264,8 @@ class Steps:
             measured = chosen(bad, before, measured)
         return after, measured._replace(skips=noted.skips)
 
-    def _pieces(self, cut: Cut) -> Pieces:
+    def pieces(self, cut: Cut) -> Pieces:
+        """Its steps on batches that are cut."""
         assert self.objective is not None
         looks = self.on_nonfinite != "ignore"
 
@@ -319,7 +320,7 @@ class Steps:
             def body(i: Any, carry: Any) -> Any:
                 kept, tally = carry
                 if cut is not None:
-                    return kept, self._pieces(cut).tested(params, buffers, tally, block, i)
+                    return kept, self.pieces(cut).tested(params, buffers, tally, block, i)
                 after, tally = self.test_step(params, buffers if kept is None else kept, tally, take(block, i, padded))
                 return after if self.parts.stateful else None, tally
 
@@ -360,6 +361,7 @@ class _Runner:
     Attributes:
         padded: whether batches may hold padding.
         width: rows that are run at once, of batches that are cut; None: all.
+        how: they are cut; None: not at all.
         program: what is run.
     """
 
@@ -375,6 +377,7 @@ class _Runner:
         if width is not None and self.steps.row_independent:  # else the last piece has its true shape
             padded = padded or rows % width != 0
         self.width, self.program = width, self.steps.program(self.kind, padded, width)
+        self.how = None if width is None else Cut(width, padded, self.steps.eager)
 
 
 class TrainRunner(_Runner):

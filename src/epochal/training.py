@@ -33,6 +33,7 @@ from epochal.callbacks.lists import CallbackList
 from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
 from epochal.display import Display
+from epochal.drawn import Stream
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
@@ -44,7 +45,7 @@ from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
-from epochal.streams import Stream, Workforce, as_stream, is_stream, lazy_batches, made
+from epochal.streams import Workforce, as_stream, is_stream, lazy_batches, made
 
 _NO_TRACE = get_opaque_trace_state(convention="nnx")
 
