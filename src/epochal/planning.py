@@ -268,6 +268,7 @@ class Trial:
                 if epochs is not None and len(self._feeds) == 1 and self._bytes.get(m, 0) <= self._limit.bytes:
                     max_seconds = self._worth(m, epochs, max_seconds)
         self._bracket_largest(max_seconds)
+        self._limit = min(self._limit, memory.limit(memory_limit, held=held))  # compiling took some of it
         fitting = [m for m in self._feeds if self._bytes.get(m, 0) <= self._limit.bytes]
         if not fitting:
             self._compile(1)
