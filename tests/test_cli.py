@@ -105,7 +105,7 @@ def test_run_folder_holds_everything(flowers):
 
 
 def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "ROUGH_STAGES": (1,)}.items():
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "LOOKS": (1, 2)}.items():
         monkeypatch.setattr(planning, name, value)
     folder = place / "measured"
     command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]

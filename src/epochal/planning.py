@@ -6,6 +6,7 @@ the model, its optimizer and all random streams stay as they are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from epochal import memory, sources
 from epochal.arguments import Checked, check_labels, is_count
 from epochal.batch_plan import BatchPlan, Measurements, duration, largest_within, make_plan, memory_of
-from epochal.critical_batch import NoiseEstimate, noise_scale
+from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
 from epochal.feed import ArrayFeed, Block
 from epochal.gradients import chunk_size, grouped, squares_and_products
 from epochal.program import Executable
@@ -29,20 +30,24 @@ from epochal.step import Steps, TrainRunner
 from epochal.streams import is_stream, made
 from epochal.training import Training
 
-# Sizes that are timed, in the order of what they tell; all examples are another one.
-SIZES = (128, 16, 1024, 8192, 32, 512, 64, 256, 4)
+# Sizes that are timed, in the order of what they tell; all examples are another one. What people take without asking
+# comes first: `fit` needs its program, if nothing better is found.
+SIZES = (32, 128, 8, 1024, 16, 512, 64, 8192, 256, 4)
 LEAST_SIZES = 3
-ROUGH_SIZES = 2  # of a plan that may not take long: they make a line, nothing is said of sizes beyond them
+ROUGH_SIZES = 2  # of a plan that may not take long: they make a line, nothing is said of sizes far beside them
 MOST_AT_ONCE = 8192  # all examples at once are timed up to here
 MOST_ROWS = 65_536  # of large data so many are measured on
-GRADIENTS = 1024  # that a noise scale is made of
+GRADIENTS = 1024  # that the noise is measured on after an update
 SLICE = 0.01  # seconds that a size is timed for at a time
 ROUNDS = 10
-TIMED = 1.0  # seconds after which no further round begins, whatever little time there is
+TIMED = 0.1  # seconds after which no further round begins, whatever little time there is
 AUTO_SECONDS = 10.0  # that `fit(batch_size="auto")` measures for at most
-STAGES = (1, 2, 4, 8)  # epochs of the trial training after which the noise is looked at
-ROUGH_STAGES = (4,)  # of a plan that may not take long
-STEADY = 1.02  # as much as the loss must have fallen by from stage to stage
+LOOKS = tuple(2**k for k in range(12))  # updates of the trial training after which the noise is looked at
+SETTLED = 32  # updates after which the trial may end
+LISTENED = 0.5  # seconds that this may take, whatever little time there is
+FORWARD = 1 / 3  # of the seconds per example in training, without the gradient
+EPOCH = 0.25  # seconds of an epoch's steps from which on nothing else in it matters
+FALLING = 0.2  # of what the loss has fallen by in all, which twice as many updates must add
 
 
 def plan_batch_size(
@@ -100,7 +105,15 @@ def plan_batch_size(
     )
 
 
-def plan_for_fit(model: Any, given: tuple, class_weight: Any, fraction: Any, epochs: int) -> BatchPlan | None:
+def plan_for_fit(
+    model: Any,
+    given: tuple,
+    class_weight: Any,
+    fraction: Any,
+    epochs: int,
+    validation_data: Any = None,
+    passes: float = 1.0,
+) -> BatchPlan | None:
     """The plan of `fit(batch_size="auto")`; None beside batches, which have their size.
 
     It takes about as long as the training that it is for, but for what a rough plan needs, and AUTO_SECONDS at most.
@@ -111,14 +124,21 @@ def plan_for_fit(model: Any, given: tuple, class_weight: Any, fraction: Any, epo
         class_weight: as `fit` takes it.
         fraction: the part of the examples that is held out to validate on.
         epochs: that are to be trained.
+        validation_data: as `fit` takes it; of batches nobody knows how many examples they have.
+        passes: how many times per epoch that is validated on.
     """
     x = made(given[0])
     if is_stream(x):
         return None
     examples = sources.as_examples(x, *given[1:], method="fit")
+    rows = 0
     if fraction:
-        examples, _ = sources.split(examples, fraction)
-    return plan_for(model, examples, class_weight, max_seconds=AUTO_SECONDS, epochs=epochs)
+        examples, held_out = sources.split(examples, fraction)
+        rows = held_out.n
+    elif isinstance(validation_data, tuple | list):
+        rows = next((len(a) for a in jax.tree.leaves(validation_data) if np.ndim(a)), 0)
+    judged = (rows, passes if rows else 0.0)
+    return plan_for(model, examples, class_weight, max_seconds=AUTO_SECONDS, epochs=epochs, validation=judged)
 
 
 def plan_for(
@@ -131,9 +151,13 @@ def plan_for(
     max_seconds: Any = 60,
     seed: int = 0,
     epochs: int | None = None,
+    validation: tuple[int, float] = (0, 0.0),
     clock: Callable[[], float] = time.perf_counter,
 ) -> BatchPlan:
-    """See `plan_batch_size`; with `epochs` it takes no longer than so many would. `clock` tells the time in seconds."""
+    """See `plan_batch_size` and `plan_for_fit`; with `epochs` it takes no longer than so many would.
+
+    `clock` tells the time in seconds.
+    """
     if isinstance(max_seconds, bool) or not isinstance(max_seconds, int | float) or not 0 < max_seconds < math.inf:
         raise ValueError(f"Expected max_seconds to be a number > 0, got {max_seconds!r}.")
     sizes = _asked(batch_sizes, given.n)
@@ -149,8 +173,8 @@ def plan_for(
     with _optimizer_kept(training):
         trial = Trial(training, given, class_weight, seed, clock)
         max_seconds = trial.time_sizes(sizes, memory_limit, max_seconds, epochs)
-        trial.train_and_listen(max_seconds)
-        return make_plan(trial.measurements(sizes))
+        trial.train_and_listen(max_seconds, epochs)
+        return make_plan(trial.measurements(sizes, validation))
 
 
 def _asked(batch_sizes: Any, n: int) -> tuple[int, ...] | None:
@@ -202,6 +226,7 @@ class Trial:
         self._exact_tail = not (objective.row_independent and self._steps.parts.row_independent)
         x, y, weight = jax.device_put((examples.x, examples.y, examples.weight))
         self._examples = Examples(x, y, weight, examples.n)
+        self._copies, self._tallies = self._state(copied=True), dict[int, Any]()  # of what is timed
         self._feeds: dict[int, tuple[ArrayFeed, TrainRunner, Block, Executable]] = {}
         self._seconds: dict[int, float] = {}
         self._bytes: dict[int, int] = {}
@@ -209,21 +234,23 @@ class Trial:
         self._epoch_seconds, self._trained = 0.0, 0
         self._noise: NoiseEstimate | None = None
         self._notes: list[str] = []
-        self._rough = False
+        self._rough = self._quick = False
 
     @property
     def elapsed(self) -> float:
         """Seconds since the trial began."""
         return self._clock() - self._began
 
-    def measurements(self, sizes: tuple[int, ...] | None) -> Measurements:
-        """All of it."""
+    def measurements(self, sizes: tuple[int, ...] | None, validation: tuple[int, float] = (0, 0.0)) -> Measurements:
+        """All of it. Validation counts as a pass of which the steps take a FORWARD part of training ones."""
         # A batch can be padded to a larger one, so no size takes longer than one above it.
         seconds = {m: min(s for size, s in self._seconds.items() if size >= m) for m in self._seconds}
+        rows, passes = validation
+        validating = self._epoch_seconds + FORWARD * rows * min(s / m for m, s in seconds.items())
         return Measurements(
             self.n,
             seconds,
-            self._epoch_seconds,
+            self._epoch_seconds + passes * validating,
             self._bytes,
             self._limit,
             self._noise,
@@ -231,6 +258,7 @@ class Trial:
             sizes,
             tuple(self._notes),
             self.elapsed,
+            rows,
         )
 
     # -- seconds and bytes
@@ -249,10 +277,7 @@ class Trial:
         held = memory.tree_bytes((self._state(copied=False), self._examples.x))
         self._limit = memory.limit(memory_limit, held=held)
         for m in self._wanted(asked):
-            least = ROUGH_SIZES if self._rough else LEAST_SIZES
-            if len(self._feeds) >= least and (self._rough or self.elapsed > 0.4 * max_seconds):
-                if not self._rough:
-                    self._notes.append(f"Only {len(self._feeds)} sizes were timed, to measure for {max_seconds:g} s.")
+            if self._enough(max_seconds):
                 break
             if not self._known_not_to_fit(m):
                 self._compile(m)
@@ -268,34 +293,50 @@ class Trial:
                     f"{memory.shown(self._limit.bytes)} ({self._limit.source})."
                 )
             fitting = [1]
-        self._time(fitting, max(0.25 * max_seconds, TIMED))
+        self._time(fitting, max(0.2 * max_seconds, TIMED))
         return max_seconds
+
+    def _enough(self, max_seconds: float) -> bool:
+        """Whether as many sizes are compiled as there is time for."""
+        if self._quick:
+            return True
+        if len(self._feeds) < (ROUGH_SIZES if self._rough else LEAST_SIZES) or self.elapsed <= 0.4 * max_seconds:
+            return False
+        if not self._rough:
+            self._notes.append(f"Only {len(self._feeds)} sizes were timed, to measure for {max_seconds:g} s.")
+        return True
 
     def _worth(self, m: int, epochs: int, max_seconds: float) -> float:
         """Seconds that measuring may take: as many as the training, since a plan cannot save more."""
-        _, runner, block, executable = self._feeds[m]
-        state, tally = self._state(copied=True), runner.start(block)
-        steps = np.int32(min(block.sizes.shape[0], 8))
-        for _ in range(2):  # the first one finds everything cold
-            began = self._clock()
-            state, tally = executable(state, tally, block, runner._draw, np.int32(0), steps)
-            jax.block_until_ready(tally)
-            took = self._clock() - began
-        expected = took / int(steps) * self.n / m * epochs
+        _, runner, block, _ = self._feeds[m]
+        steps = min(int(block.sizes.shape[0]), 8)
+        self._called(m, steps)  # the first one finds everything cold
+        expected = epochs * self._epoch_wall(m, self._called(m, steps) / steps * self.n / m)
         if expected >= max_seconds:
             return max_seconds
-        self._rough = True
-        self._notes.append(
-            f"Measuring was kept short, since {epochs} epochs in batches of {m} would take {duration(expected)}."
-        )
+        self._rough, self._quick = True, expected < runner.program.compile_seconds
+        text = f"Measuring was kept short, since {epochs} epochs in batches of {m} would take {duration(expected)}"
+        self._notes.append(f"{text}, less than another size takes to compile." if self._quick else f"{text}.")
         return expected
+
+    def _epoch_wall(self, m: int, steps_only: float) -> float:
+        """Seconds of an epoch, the least of three; `steps_only`, which its steps take, where these alone take long."""
+        if steps_only > EPOCH:
+            return steps_only
+        feed, runner, _, executable = self._feeds[m]
+        state, walls = self._state(copied=True), []
+        for epoch in range(3):
+            began = self._clock()
+            state, _ = self._advance(m, state, epoch * (feed.steps or 0), (epoch + 1) * (feed.steps or 0))
+            walls.append(self._clock() - began)
+        return min(walls)
 
     def _wanted(self, asked: tuple[int, ...] | None) -> list[int]:
         n = self._examples.n
         if asked is not None:
             return [m for m in sorted({*asked, min(16, n), min(128, n)}) if m <= n]
         sizes = [m for m in SIZES if m < n]
-        return sizes[:2] + [n] + sizes[2:] if n <= MOST_AT_ONCE else sizes
+        return sizes[:4] + [n] + sizes[4:] if n <= MOST_AT_ONCE else sizes
 
     def _known_not_to_fit(self, m: int) -> bool:
         """Compiling something huge takes long itself."""
@@ -335,34 +376,46 @@ class Trial:
             guess = largest_within(self._bytes, limit, most)
             self._compile(min(guess if guess > fitting else fitting + near, failing - 1))
 
+    def _called(self, m: int, count: int) -> float:
+        """Seconds of a call that runs so many steps on copies."""
+        _, runner, block, executable = self._feeds[m]
+        tally = self._tallies.setdefault(m, runner.start(block))
+        began = self._clock()
+        self._copies, tally = executable(self._copies, tally, block, runner._draw, np.int32(0), np.int32(count))
+        jax.block_until_ready(tally)
+        self._tallies[m] = tally
+        return self._clock() - began
+
+    def _worth_a_slice(self, m: int) -> list[int]:
+        """How many steps a call runs that is timed, and half as many."""
+        most = int(self._feeds[m][2].sizes.shape[0])
+        self._called(m, 1)  # the first one finds everything cold
+        few = min(most, 8)
+        count = max(min(most, int(SLICE * few / max(self._called(m, few), 1e-9))), min(most, 2))
+        return sorted({count, max(count // 2, 1)})
+
     def _time(self, sizes: list[int], seconds: float) -> None:
         """Times the sizes in turns, the least of several rounds counts: other programs only make it longer.
 
-        No round begins after so many seconds; one is made. Half of a block's steps are timed, too. What the other half
-        adds is the steps' own time; what a call takes beside them is no part of a step, and counts among an epoch's
-        seconds.
+        No round begins after so many seconds; one is made. As many steps as take a SLICE are timed, and half of them.
+        What the other half adds is the steps' own time; what a call takes beside them is no part of a step, and counts
+        among an epoch's seconds.
         """
-        states = self._state(copied=True)
-        tallies = {m: self._feeds[m][1].start(self._feeds[m][2]) for m in sizes}
         least: dict[tuple[int, int], float] = {}
-        counts = [(size, int(self._feeds[size][2].sizes.shape[0])) for size in sizes]
-        calls = dict.fromkeys(call for size, count in counts for call in ((size, count), (size, max(count // 2, 1))))
+        calls = [(m, count) for m in sizes for count in self._worth_a_slice(m)]
         began_all = self._clock()
-        for turn in range(ROUNDS + 1):
-            if turn > 1 and self._clock() - began_all > seconds:
+        for turn in range(ROUNDS):
+            if turn > 0 and self._clock() - began_all > seconds:
                 break
             for m, count in calls:
-                _, runner, block, executable = self._feeds[m]
-                tally, first, took = tallies[m], self._clock(), 0.0
-                while took == 0 or (turn > 0 and self._clock() - first < SLICE):
-                    began = self._clock()
-                    states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
-                    jax.block_until_ready(tally)
-                    took = self._clock() - began
-                    if turn > 0:  # the first one finds everything cold
-                        least[m, count] = min(least.get((m, count), math.inf), took)
-                tallies[m] = tally
+                first, took = self._clock(), 0.0
+                while took == 0 or self._clock() - first < SLICE:
+                    took = self._called(m, count)
+                    least[m, count] = min(least.get((m, count), math.inf), took)
         self._seconds.update(_own_seconds(least))
+        m = self._middle
+        steps_only = self._seconds[m] * (self._feeds[m][0].steps or 0)
+        self._epoch_seconds = max(self._epoch_wall(m, steps_only) - steps_only, 0.0)
 
     def _state(self, copied: bool) -> TrainState:
         parts, optimizer = self._steps.parts, self._steps.optimizer
@@ -372,60 +425,75 @@ class Trial:
 
     # -- noise
 
-    def train_and_listen(self, max_seconds: float) -> None:
-        """Trains a copy for a few epochs and measures the noise on the way.
+    @property
+    def _middle(self) -> int:
+        """The size that the copy is trained with."""
+        return min(self._seconds, key=lambda size: abs(math.log(size / 64)))
 
-        At first weights the gradient is all of one mind, and its noise scale small; it grows as the loss falls. What
-        counts for the time to a target is the latter part, where most updates are made. So the largest scale counts
-        that was seen while the loss still fell.
+    def train_and_listen(self, max_seconds: float, epochs: int | None) -> None:
+        """Trains a copy and measures the noise on the way: B = Σ tr Σ / Σ |G|² over its updates.
+
+        With one learning rate for all of a training its updates lower the loss by ε Σ|G|² - ε²/2 Σ(GᵀHG + tr(HΣ)/m).
+        The best ε makes that (Σ|G|²)² / 2 over Σ(GᵀHG + tr(HΣ)/m): noise counts as one part in 1 + B/m with B the ratio
+        of the sums, in place of the ratio at some weights (McCandlish et al. 2018, equation 2.6, is for a new best ε
+        at every update), here with H alike in all directions. Late gradients are small, so it hardly matters where the
+        copy's training ends: where twice the updates lower the loss by little more.
         """
         if self._steps.custom.step is not None:
             self._notes.append("The model has a train_step of its own, whose gradient is not known.")
             return
-        m = min(self._seconds, key=lambda size: abs(math.log(size / 64)))
-        feed, runner, _, executable = self._feeds[m]
-        state, epoch, walls, last = self._state(copied=True), 0, [], math.inf
-        for until in ROUGH_STAGES if self._rough else STAGES:
-            loss = math.inf
-            while epoch < until:
-                began = self._clock()
-                state, loss = self._epoch(feed, runner, executable, state, epoch)
-                walls.append(self._clock() - began - self._seconds[m] * (feed.steps or 0))
-                epoch += 1
+        m = self._middle
+        most = math.inf if epochs is None else epochs * (self._feeds[m][0].steps or 1)
+        state, losses, looks, deadline = self._state(copied=True), [], {}, math.inf
+        for until in LOOKS:
+            began = self._clock()
+            state, loss = self._advance(m, state, max(looks, default=0), until)
             if not math.isfinite(loss):
                 self._notes.append("The trial training diverged: the learning rate may be too high.")
                 break
-            began = self._clock()
-            found = self._listen(state)
+            found = self._listen(state, until)
             if found is None:
                 break
-            if self._noise is None or _size(found) > _size(self._noise):
-                self._noise, self._trained = found, epoch * (feed.steps or 0)
-            if loss > last / STEADY or self.elapsed + 2 * (self._clock() - began) > max_seconds:
+            losses.append(loss)
+            if until > SETTLED and losses[-2] - loss < FALLING * (losses[0] - loss):
                 break
-            last = loss
-        self._epoch_seconds = max(float(np.min(walls)), 0.0) if walls else 0.0
+            looks[until] = found
+            if not math.isfinite(deadline):  # the first look compiles
+                deadline = max(max_seconds, self.elapsed + LISTENED)
+            elif 2 * until > most or self.elapsed + 2 * (self._clock() - began) > deadline:
+                break
+        if looks:
+            self._trained = max(looks)
+            self._noise = combined(list(looks.values()), weights=_updates(list(looks)), n=self.n)
 
-    def _epoch(self, feed: ArrayFeed, runner: TrainRunner, executable: Executable, state: Any, epoch: int) -> Any:
-        """The state behind an epoch, and the epoch's mean loss."""
-        draw, tally = np.array([self._seed, epoch], np.uint32), None
-        for block, first, sizes in feed.epoch(epoch):
-            tally = runner.start(block) if tally is None else tally
-            arguments = (state, tally, block, draw)
-            same = block.order.shape == self._feeds[feed.batch_size or 0][2].order.shape
-            run = executable if same else runner.program.executable(*arguments, np.int32(0), np.int32(0))
-            state, tally = run(*arguments, np.int32(first), np.int32(len(sizes)))
+    def _advance(self, m: int, state: TrainState, done: int, until: int) -> tuple[TrainState, float]:
+        """The state behind update number `until`, from the one behind `done`, and the mean loss of those between."""
+        feed, runner, planned, compiled = self._feeds[m]
+        steps, tally = feed.steps or 1, None
+        while done < until:
+            epoch, at = divmod(done, steps)
+            draw, before = np.array([self._seed, epoch], np.uint32), epoch * steps
+            for block, _, sizes in feed.epoch(epoch):
+                last = min(before + len(sizes), until)
+                if done < last:
+                    tally = runner.start(block) if tally is None else tally
+                    arguments = (state, tally, block, draw)
+                    same = block.order.shape == planned.order.shape
+                    run = compiled if same else runner.program.executable(*arguments, np.int32(0), np.int32(0))
+                    state, tally = run(*arguments, np.int32(done - before), np.int32(last - before))
+                    done = last
+                before += len(sizes)
         assert tally is not None
         return state, float(runner.read(tally)["loss"])
 
-    def _listen(self, state: TrainState) -> NoiseEstimate | None:
-        """The gradient noise scale at these weights; None where gradients are not finite, or examples too few."""
+    def _listen(self, state: TrainState, update: int) -> Moments | None:
+        """What gradients at these weights tell; None where they are not finite, or examples too few."""
         examples, parts = self._examples, self._steps.parts
         count = min(GRADIENTS, examples.n)
-        group = max(1, min(16, count // 128))
+        group = min(16, -(-count // 128))  # so that the gradients of small models are taken in one go
         if count // group < 3:
             return None
-        rows = np.random.default_rng(self._seed).choice(examples.n, count - count % group, replace=False)
+        rows = np.random.default_rng((self._seed, update)).choice(examples.n, count - count % group, replace=False)
         arrays = jax.tree.map(lambda a: np.asarray(a)[rows], (examples.x, examples.y, examples.weight))
         arrays, ids = grouped(arrays, rows, group)
         own = parts.collect()
@@ -438,26 +506,27 @@ class Trial:
         if not np.isfinite(squares).all():
             self._notes.append("Gradients of the trial are not finite, so their noise is not known.")
             return None
-        return noise_scale(squares, products, group=group, n=self.n)
+        return moments(squares, products, group)
+
+
+def _updates(looks: list[int]) -> list[float]:
+    """How many updates each look stands for, those between two of them half and half, and those before the first."""
+    edges = [0.0, *((a + b) / 2 for a, b in itertools.pairwise(looks)), float(looks[-1])]
+    return [b - a for a, b in itertools.pairwise(edges)]
 
 
 def _own_seconds(least: dict[tuple[int, int], float]) -> dict[int, float]:
     """Batch size -> seconds per step, from the seconds of calls: (batch size, steps) -> seconds.
 
-    A call of one step has no shorter one to compare with: what the other sizes' calls take beside their steps is taken
-    off.
+    What a call takes beside its steps is the same for all sizes. It shows where fewer steps save less than their part;
+    disturbed calls show too much of it, so the least counts.
     """
-    steps: dict[int, float] = {}
-    calls = [0.0]
+    calls, longest = [], {}
     for m in {m for m, _ in least}:
-        (few, half), *more = sorted((count, took) for (size, count), took in least.items() if size == m)
-        for count, took in more:
-            steps[m] = max((took - half) / (count - few), 0.1 * took / count)
-            calls.append(max(took - count * steps[m], 0.0))
-    call = float(np.median(calls[1:] or calls))
-    alone = {m: max(took - call, 0.1 * took) for (m, count), took in least.items() if count == 1 and m not in steps}
-    return steps | alone
-
-
-def _size(noise: NoiseEstimate) -> float:
-    return noise.value if noise.resolved else noise.low
+        found = sorted((count, took) for (size, count), took in least.items() if size == m)
+        (few, half), (count, took) = found[0], found[-1]
+        longest[m] = count, took
+        if count > few:
+            calls.append(max(took - count * (took - half) / (count - few), 0.0))
+    call = min(calls, default=0.0)
+    return {m: max(took - call, 0.1 * took) / count for m, (count, took) in longest.items()}
