@@ -15,7 +15,14 @@ from scipy.special import stdtrit
 
 import epochal as keras
 from epochal import layers
-from epochal.critical_batch import _quantile, combined, fit_steps_to_target, moments, noise_scale, noise_scale_of_batches
+from epochal.critical_batch import (
+    _quantile,
+    combined,
+    fit_steps_to_target,
+    moments,
+    noise_scale,
+    noise_scale_of_batches,
+)
 
 # x ~ N(0, H), y ~ N(0, 1), δ = ½: with q = δᵀHδ, B = 1 + tr(H) (q + 1) / |Hδ|², shared/design/batch-size.md.
 IDENTITY, HARMONIC = np.ones(10), 1 / np.arange(1, 11)

@@ -14,7 +14,7 @@ from data import breast_cancer, diabetes, digits
 from matplotlib.image import imread
 
 import epochal as keras
-from epochal import batch_plan, planning
+from epochal import batch_plan, planning, trial
 from epochal.batch_plan import BatchPlan, Measurements, make_plan
 from epochal.critical_batch import NoiseEstimate
 from epochal.memory import Limit
@@ -225,7 +225,7 @@ def quick():
         "LOOKS": (1, 2),
         "GRADIENTS": 32,
     }.items():
-        patch.setattr(planning, name, value)
+        patch.setattr(trial, name, value)
     yield
     patch.undo()
 
@@ -273,7 +273,7 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
         assert not same(everything(model), before)  # the trial's weights are in it
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planning, "squares_and_products", broken)
+    monkeypatch.setattr(trial, "squares_and_products", broken)
     with pytest.raises(KeyboardInterrupt):
         keras.plan_batch_size(model, x, y, max_seconds=1000)
     assert same(everything(model), before)
@@ -354,8 +354,8 @@ def test_a_step_s_own_seconds_are_what_more_steps_add_to_a_call():
         (64, 2): 5.0 + 2 * 3,
         (300, 1): 5.0 + 7,
     }
-    assert planning._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
-    assert planning._own_seconds({(300, 1): 4.0}) == {300: 4.0}
+    assert trial._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
+    assert trial._own_seconds({(300, 1): 4.0}) == {300: 4.0}
 
 
 @pytest.mark.parametrize(
@@ -392,9 +392,9 @@ def test_validation_counts_among_an_epoch_s_seconds(monkeypatch, given, judged):
     monkeypatch.setattr(planning, "plan_for", lambda *_, **named: asked.update(named))
     planning.plan_for_fit(None, (x, y, None), None, epochs=5, **given)
     assert asked["validation"] == judged
-    trial = planning.Trial(network()._training, as_examples(x, y, None, method="fit"), None, 0, lambda: 0.0)
-    trial._seconds, trial._epoch_seconds = {30: 3e-3, 300: 6e-3}, 1.0
-    found = trial.measurements(None, judged)
+    tried = trial.Trial(network()._training, as_examples(x, y, None, method="fit"), None, 0, lambda: 0.0)
+    tried._seconds, tried._epoch_seconds = {30: 3e-3, 300: 6e-3}, 1.0
+    found = tried.measurements(None, judged)
     rows, passes = judged
     assert found.epoch_seconds == pytest.approx(1 + passes * (1 + rows / 3 * 6e-3 / 300))
     assert ("validation on" in make_plan(found).why[1]) == (rows > 0)
@@ -403,18 +403,18 @@ def test_validation_counts_among_an_epoch_s_seconds(monkeypatch, given, judged):
 def test_a_copy_is_trained_as_fit_would_in_one_go_or_several(quick):
     x, y = digits(300)
     model = network()
-    trial = planning.Trial(model._training, as_examples(x, y, None, method="fit"), None, 5, lambda: 0.0)
-    trial._compile(64)
-    once, _ = trial._advance(64, trial._state(copied=True), 0, 8)  # 5 make an epoch
-    twice, _ = trial._advance(64, trial._state(copied=True), 0, 3)
-    twice, _ = trial._advance(64, twice, 3, 8)
+    tried = trial.Trial(model._training, as_examples(x, y, None, method="fit"), None, 5, lambda: 0.0)
+    tried._compile(64)
+    once, _ = tried._advance(64, tried._state(copied=True), 0, 8)  # 5 make an epoch
+    twice, _ = tried._advance(64, tried._state(copied=True), 0, 3)
+    twice, _ = tried._advance(64, twice, 3, 8)
     assert all(np.array_equal(a, b) for a, b in zip(once.params, twice.params, strict=True))
     assert not np.array_equal(once.params[0], model._training.parts().collect()[0][0])
 
 
 def test_updates_between_two_looks_count_half_for_each():
     looks = [1, 2, 4, 8]
-    weights = planning._updates(looks)
+    weights = trial._updates(looks)
     assert sum(weights) == 8
     values = np.array(looks, float)  # a straight line is integrated exactly, but for what is before the first look
     assert np.dot(weights[1:], values[1:]) + (weights[0] - 1) * values[0] == pytest.approx((8**2 - 1) / 2)
