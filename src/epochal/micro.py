@@ -161,6 +161,8 @@ def _missing(executable: Executable, arguments: tuple, what: str) -> Lack | None
         return None
     needed = memory.program_bytes(executable.function)
     limit = memory.limit(held=memory.tree_bytes(arguments))
+    if needed > limit.bytes / 4:
+        executable.keeps = False  # blocks of other sizes might not find room beside those that are kept
     if needed <= limit.bytes:
         return None
     amounts = f"{memory.shown(needed)}, more than {memory.shown(limit.bytes)} ({limit.source})"

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from epochal import losses, metrics
+from epochal.activations import get_origin, set_origin
 from epochal.feed import Batch
 from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import chosen
@@ -366,6 +367,21 @@ def naming(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
+
+
+def beside(predictions: Sequence[Any]) -> list[Any]:
+    """What is known of predictions beside their values: masks, and logits they are the softmax of.
+
+    `jax.grad` and its like hand out new arrays: it has to be taken out of them with these, and `put_back`.
+    """
+    return [(get_mask(p), get_origin(p)) for p in predictions]
+
+
+def put_back(predictions: Sequence[Any], known: Sequence[Any]) -> None:
+    """Says of predictions what was known of them as `beside` gave it."""
+    for prediction, (mask, origin) in zip(predictions, known, strict=True):
+        set_mask(prediction, mask)
+        set_origin(prediction, origin)
 
 
 def widened(prediction: Any) -> Any:

@@ -17,8 +17,7 @@ from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch, Block, take_piece
-from epochal.masks import get_mask, set_mask
-from epochal.objective import Objective, Tally
+from epochal.objective import Objective, Tally, beside, put_back
 from epochal.sums import CountsNeeded
 
 
@@ -119,11 +118,10 @@ class Pieces:
         def gradient(carry: Summed, piece: Batch, counts: Any, size: Array) -> Summed:
             def loss_of(params: Any) -> tuple[Array, Any]:
                 loss, (outputs, losses, after) = self._share(params, carry.buffers, piece, key, size, counts)
-                return loss, (outputs, losses, after, [get_mask(output) for output in outputs])
+                return loss, (outputs, losses, after, beside(outputs))
 
-            added, (outputs, losses, buffers, masks) = jax.grad(loss_of, has_aux=True)(params)
-            for output, mask in zip(outputs, masks, strict=True):
-                set_mask(output, mask)  # `grad` hands out new arrays
+            added, (outputs, losses, buffers, known) = jax.grad(loss_of, has_aux=True)(params)
+            put_back(outputs, known)
             seen = None if self.probe is None else self.probe.piece(carry.seen, added, piece.size / size)
             sums = [a + b.astype(a.dtype) for a, b in zip(carry.gradients, added, strict=True)]
             return self._after(carry, outputs, losses, piece)._replace(gradients=sums, buffers=buffers, seen=seen)

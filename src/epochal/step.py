@@ -13,10 +13,9 @@ from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch, Block, take
-from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
-from epochal.objective import Logs, Means, Objective, Tally
+from epochal.objective import Logs, Means, Objective, Tally, beside, put_back
 from epochal.optimizers import Optimizer
 from epochal.pieces import Cut, Pieces, predicted
 from epochal.program import Executable, Program
@@ -213,11 +212,10 @@ class Steps:
             if not any(objective.losses) and not call.losses and self.custom.loss is None:
                 raise ValueError("Nothing to minimise: give compile() a loss, or add one with add_loss() in a layer.")
             outputs = self.outputs_of(predictions)
-            return loss, (buffers, loss, outputs, [get_mask(output) for output in outputs])
+            return loss, (buffers, loss, outputs, beside(outputs))
 
-        gradients, (buffers, loss, outputs, masks) = jax.grad(loss_of, has_aux=True)(state.params)
-        for output, mask in zip(outputs, masks, strict=True):
-            set_mask(output, mask)  # `grad` hands out new arrays
+        gradients, (buffers, loss, outputs, known) = jax.grad(loss_of, has_aux=True)(state.params)
+        put_back(outputs, known)
         params, opt = optimizer.update(list(gradients), state.opt, list(state.params))
         return TrainState(tuple(params), buffers, opt), loss, outputs, gradients
 

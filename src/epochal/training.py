@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
-from epochal import loop, scope, sources
+from epochal import heap, loop, scope, sources
 from epochal.arguments import (
     DEFAULT_BATCH_SIZE,
     array_chunks,
@@ -611,7 +611,7 @@ def _first_twice(array: Any) -> Any:
 
 @contextmanager
 def running(session: loop.Session) -> Iterator[None]:
-    """Ctrl-C and the display are set right again by whatever way the method ends; callbacks learn of an exception."""
+    """Whatever way the method ends: Ctrl-C, display and heap are set right again, callbacks learn of an exception."""
     try:
         with session.interrupts.heard():
             yield
@@ -620,3 +620,4 @@ def running(session: loop.Session) -> Iterator[None]:
         raise
     finally:
         session.display.close()
+        heap.pause()
