@@ -52,6 +52,8 @@ class Steps:
         most: kind of program -> how many rows of a batch are run at once, where the memory does not suffice for all.
         adders: names of the layers that have called `add_loss` in batches that are cut.
         told: whether the user knows for which code a piece of a batch may not be the same as the whole.
+        listens: whether somebody asks for the gradient's noise.
+        heard: what the last pass has found of it, as of `Tally.noise`; None where its batches were not cut.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Steps:
         self.on_nonfinite, self.micro_batch_size = on_nonfinite, micro_batch_size
         self.most: dict[str, int] = {}
         self.adders: dict[str, None] = {}
-        self.told = False
+        self.told = self.listens = False
+        self.heard: Any = None
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
@@ -100,7 +103,16 @@ class Steps:
             state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
-        return self.train_report.start._replace(skips=self.record())
+        cut = self.listens and custom is None and self.width_of("train", block.order.shape[1]) is not None
+        return self.train_report.start._replace(
+            skips=self.record(), noise=np.zeros((2, 7), np.float32) if cut else None
+        )
+
+    def width_of(self, kind: str, rows: int) -> int | None:
+        """Rows per piece of batches of so many, for pieces as equal as may be; None where one suffices."""
+        asked = self.micro_batch_size if isinstance(self.micro_batch_size, int) and kind != "predict" else None
+        most = self.most.get(kind, asked)
+        return None if most is None or rows <= most else -(-rows // -(-rows // most))
 
     def record(self, steps: int = 0) -> Record | None:
         """What is known of updates left out behind so many batches, none of them; None where none ever is."""
@@ -402,8 +414,9 @@ class TrainRunner(_Runner):
         if len(arrays) < structure.num_leaves:
             raise TypeError(f"expected {structure.num_leaves} arrays of metrics so far, got {len(arrays)}")
         tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
+        noise = noted.pop() if len(noted) % len(Record._fields) else None
         record = self.steps.record(steps)  # what is done about such updates may have changed
-        return tally._replace(skips=Record(*noted) if record is not None and noted else record)
+        return tally._replace(skips=Record(*noted) if record is not None and noted else record, noise=noise)
 
     def read(self, tally: Tally) -> Logs:
         """The reported numbers. Waits for the device."""

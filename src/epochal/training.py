@@ -394,7 +394,9 @@ class Training:
         factor = closing.enter_context(scaled(optimizer, rule, DEFAULT_BATCH_SIZE, batch_size))
         if factor == 1:
             return None
-        return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
+        rate = float(optimizer.learning_rate)
+        sizes = f"batches of {DEFAULT_BATCH_SIZE} → {batch_size}"
+        return f"Learning rate {rate / factor:.4g} → {rate:.4g}, times {factor:.4g} by {rule!r} for {sizes}."
 
     def next_draw(self) -> tuple[int, int]:
         """What the next call of `train_on_batch` draws masks by."""
