@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from epochal.drawn import Drawn, Stream
 from epochal.order import Batches, Place, Table
 from epochal.sources import Examples, fingerprint, found, read_rows, shared_rows, widened
-from epochal.streams import Drawn, Stream
 
 
 class Batch(NamedTuple):

@@ -32,11 +32,14 @@ class Tally(NamedTuple):
         sums: (2, k), the additive statistics as a high and a low part, see `accumulate`.
         states: label -> state of each metric that is not a sum, such as a user's own with `update_state`.
         skips: what is known of updates left out, a `nonfinite.Record`; None where none are.
+        noise: (2, 7), what `critical_batch.moments_of_batches` takes, of batches that are run in pieces, as a high and
+            a low part; None where nobody asks.
     """
 
     sums: Array | np.ndarray
     states: dict[str, Any]
     skips: Any = None
+    noise: Any = None
 
 
 @dataclass(frozen=True)

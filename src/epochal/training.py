@@ -33,6 +33,7 @@ from epochal.callbacks.lists import CallbackList
 from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
 from epochal.display import Display
+from epochal.drawn import Stream
 from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
@@ -44,7 +45,7 @@ from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
-from epochal.streams import Stream, Workforce, as_stream, is_stream, lazy_batches, made
+from epochal.streams import Workforce, as_stream, is_stream, lazy_batches, made
 
 _NO_TRACE = get_opaque_trace_state(convention="nnx")
 
@@ -393,7 +394,9 @@ class Training:
         factor = closing.enter_context(scaled(optimizer, rule, DEFAULT_BATCH_SIZE, batch_size))
         if factor == 1:
             return None
-        return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
+        rate = float(optimizer.learning_rate)
+        sizes = f"batches of {DEFAULT_BATCH_SIZE} → {batch_size}"
+        return f"Learning rate {rate / factor:.4g} → {rate:.4g}, times {factor:.4g} by {rule!r} for {sizes}."
 
     def next_draw(self) -> tuple[int, int]:
         """What the next call of `train_on_batch` draws masks by."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal import memory, sources
+from epochal import memory, micro, sources
 from epochal.arguments import check_labels
 from epochal.batch_plan import Measurements, duration, largest_within, memory_of
 from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
@@ -60,9 +60,11 @@ class Trial:
         recipe = training.ready_to("plan_batch_size")
         self._clock, self._began, self._seed, self.n = clock, clock(), seed, given.n
         aligned = training.aligned(given)
-        rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
-        arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
-        examples = training.weighted(Examples(*arrays, n=len(rows)), class_weight)
+        if aligned.n > MOST_ROWS:
+            rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
+            arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
+            aligned = Examples(*arrays, n=MOST_ROWS)
+        examples = training.weighted(aligned.read(), class_weight)  # not copied: that would be missing from the memory
         self._steps: Steps = training.steps(examples, recipe)
         check_labels(self._steps, examples)
         training.start_optimizer(self._steps.parts)
@@ -80,6 +82,12 @@ class Trial:
         self._noise: NoiseEstimate | None = None
         self._notes: list[str] = []
         self._rough = self._quick = False
+
+    @property
+    def _piece(self) -> int | None:
+        """Examples that are run at once, where `compile` was told."""
+        asked = self._steps.micro_batch_size
+        return asked if isinstance(asked, int) else None
 
     @property
     def elapsed(self) -> float:
@@ -103,6 +111,7 @@ class Trial:
             sizes,
             tuple(self._notes),
             self.elapsed,
+            self._piece,
             rows,
         )
 
@@ -129,6 +138,7 @@ class Trial:
                 if epochs is not None and len(self._feeds) == 1 and self._bytes.get(m, 0) <= self._limit.bytes:
                     max_seconds = self._worth(m, epochs, max_seconds)
         self._bracket_largest(max_seconds)
+        self._limit = min(self._limit, memory.limit(memory_limit, held=held))  # compiling took some of it
         fitting = [m for m in self._feeds if self._bytes.get(m, 0) <= self._limit.bytes]
         if not fitting:
             self._compile(1)
@@ -177,11 +187,12 @@ class Trial:
         return max(least - step, 0.0)
 
     def _wanted(self, asked: tuple[int, ...] | None) -> list[int]:
-        n = self._examples.n
+        n, piece = self._examples.n, self._piece
         if asked is not None:
             return [m for m in sorted({*asked, min(16, n), min(128, n)}) if m <= n]
         sizes = [m for m in SIZES if m < n]
-        return sizes[:4] + [n] + sizes[4:] if n <= MOST_AT_ONCE else sizes
+        sizes = sizes[:4] + [n] + sizes[4:] if n <= MOST_AT_ONCE else sizes
+        return sizes if piece is None else list(dict.fromkeys([min(piece, n), *sizes]))  # where its need bends
 
     def _known_not_to_fit(self, m: int) -> bool:
         """Compiling something huge takes long itself."""
@@ -194,6 +205,7 @@ class Trial:
         feed = ArrayFeed(self._examples, m, True, self._seed, self._exact_tail)
         runner = TrainRunner(self._steps, feed.padded, self._seed, 0)
         block = next(iter(feed.epoch(0))).block
+        micro.cut(runner, block.order.shape[1])
         executable = runner.program.executable(*runner.arguments(block, runner.start(block)))
         self._feeds[m] = feed, runner, block, executable
         if hasattr(executable.function, "memory_analysis"):
@@ -247,7 +259,16 @@ class Trial:
         among an epoch's seconds.
         """
         least: dict[tuple[int, int], float] = {}
-        calls = [(m, count) for m in sizes for count in self._worth_a_slice(m)]
+        calls: list[tuple[int, int]] = []
+        for m in sorted(sizes):
+            try:
+                calls += [(m, count) for count in self._worth_a_slice(m)]
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or not calls:
+                    raise
+                self._found_not_to_fit(m)
+                self._copies = self._state(copied=True)  # the ones before were donated
+                break
         began_all = self._clock()
         for turn in range(ROUNDS):
             if turn > 0 and self._clock() - began_all > seconds:
@@ -260,6 +281,13 @@ class Trial:
         self._seconds.update(_own_seconds(least))
         m = self._middle
         self._epoch_seconds = self._beside_steps(m, self._seconds[m])
+
+    def _found_not_to_fit(self, m: int) -> None:
+        """A step ran out of memory that was predicted to fit: there is less than was said."""
+        self._limit = memory.Limit(min(self._limit.bytes, self._bytes.get(m, 1) - 1), self._limit.source)
+        self._notes.append(
+            f"A step with {m:,} examples ran out of memory, so there is less than {self._limit.source} says."
+        )
 
     def _state(self, copied: bool) -> TrainState:
         parts, optimizer = self._steps.parts, self._steps.optimizer
