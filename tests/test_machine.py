@@ -16,7 +16,8 @@ from data import diabetes, digits
 
 import epochal as keras
 from epochal import loop
-from epochal.feed import ArrayFeed, take
+from epochal.array_feed import ArrayFeed
+from epochal.feed import take
 from epochal.sources import as_examples
 from epochal.sums import accumulate
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from epochal import memory, sources
 from epochal.arguments import Checked, check_labels, is_count
+from epochal.array_feed import ArrayFeed
 from epochal.batch_plan import BatchPlan, Measurements, duration, largest_within, make_plan, memory_of
 from epochal.critical_batch import NoiseEstimate, noise_scale
-from epochal.feed import ArrayFeed, Block
+from epochal.feed import Block
 from epochal.gradients import chunk_size, grouped, squares_and_products
 from epochal.program import Executable
 from epochal.sources import Examples

@@ -6,14 +6,14 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from epochal import sources
-from epochal.order import Batches, Place, epoch_order
+from epochal.order import epoch_order
 from epochal.pydataset import DatasetCreator, InputContext, PyDataset
 from epochal.sources import Examples
 from epochal.workers import Workers
@@ -43,13 +43,12 @@ class Stream:
         limit: batches per epoch that were asked for; None is one pass, -1 an epoch without end.
         expected: batches per epoch, as far as that is known.
         dry: whether the data has ended and cannot be gone over again.
-        even: whether all batches are known to have the same number of examples.
         say: takes messages for the user.
         keeps_state: whether to ask data with a state of its own for that behind every batch.
     """
 
     def __init__(self, limit: int | None = None, expected: int | None = None):
-        self.limit, self.dry, self.even = limit, False, False
+        self.limit, self.dry = limit, False
         self.expected = None if limit == -1 else expected if limit is None else limit
         self.say: Callable[[str], None] = print
         self.keeps_state = False
@@ -92,57 +91,11 @@ class Stream:
         """What tells this data from other data."""
         return {"batches": self.expected}
 
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        """See `Feed.found`."""
-        return None
-
     def end_epoch(self) -> None:
         """After an epoch, before the next one's first batch is drawn."""
 
     def close(self) -> None:
         """When no more batches will be drawn."""
-
-
-class Sliced(Stream):
-    """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken.
-
-    Args:
-        examples: the arrays.
-        batches: of their rows.
-        limit: see `Stream`.
-    """
-
-    def __init__(self, examples: Examples, batches: Batches, limit: int | None):
-        super().__init__(limit, batches.per_pass)
-        self._examples, self._batches = examples, batches
-        self.even = batches.even
-
-    def begin(self, epoch: int) -> Examples | None:
-        self.expected = self._batches.length(epoch)
-        return super().begin(epoch)
-
-    def _draw(self, epoch: int) -> Iterator[Drawn]:
-        arrays = (self._examples.x, self._examples.y, self._examples.weight)
-        for table in self._batches.tables(epoch):
-            for i in range(table.first, len(table.rows)):
-                rows = table.rows[i, : table.sizes[i]]
-                read = Examples(*sources.read_rows(arrays, rows), n=len(rows))
-                yield Drawn(read, int(table.passes[i]), rows.astype(np.uint32))
-
-    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
-        return asdict(self._batches.place(epoch, batch))
-
-    def seek(self, place: dict[str, Any]) -> None:
-        super().seek(place)
-        self._batches = self._batches.at(Place(**place))
-        self.expected = self._batches.length(place["epoch"])
-        self.even = self._batches.even
-
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        return sources.found(self._examples, self._batches.rows(epoch, batch))
-
-    def fingerprint(self) -> dict[str, Any]:
-        return sources.fingerprint(self._examples)
 
 
 class Made(Stream):
@@ -483,15 +436,6 @@ def _order(length: int, shuffle: bool, seed: int, number: int) -> Sequence[int]:
     if shuffle and length < sys.maxsize:
         return epoch_order(length, seed, number).tolist()
     return range(length)
-
-
-def lazy_batches(
-    examples: Examples, batch_size: int, shuffle: bool | str, seed: int, limit: int | None, again: bool = True
-) -> Sliced:
-    """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken."""
-    if limit is not None and not again:
-        limit = min(limit, -(-examples.n // batch_size))
-    return Sliced(examples, Batches(examples.n, batch_size, shuffle, seed, limit), limit)
 
 
 def element_examples(element: Any, method: str) -> Examples:
