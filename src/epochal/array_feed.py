@@ -214,8 +214,9 @@ class ArrayFeed(Feed):
         else:  # padding repeats the last row
             within = np.minimum(np.arange(cut.width, dtype=np.int32), np.maximum(sizes, 1)[:, None] - 1)
             order = starts[:, None] + within
-        arrays = jax.device_put((data, order, sizes, passes, ids, starts if self._shares else None))
-        block = Block(*arrays[:5], self.pivot, arrays[5])
+        data, order, sizes, passes, ids = jax.device_put((data, order, sizes, passes, ids))
+        begins = jax.device_put(starts) if self._shares else None
+        block = Block(data, order, sizes, passes, ids, self.pivot, begins)
         return Stretch(block, 0, cut.sizes)
 
     def _read(self, cut: _Cut, room: int) -> Examples:
