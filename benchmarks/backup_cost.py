@@ -1,17 +1,19 @@
-"""What `BackupAndRestore` costs at its default frequency, counted: seconds of `fit`'s own thread, and CPU seconds.
+"""What `BackupAndRestore` costs at its default frequency: wall time, processor time, and seconds of `fit`'s own thread.
 
-    python benchmarks/backup_cost.py [--rounds 5]
+    python benchmarks/backup_cost.py [--minutes 5]
 
-Wall time of whole fits is drowned in noise, so two things are counted directly. Of the thread that trains: the seconds
-it spends in the code that keeps runs, waiting included. Of the process, its writing threads included: CPU seconds (user
-and system), each fit with a backup beside one without, in turn; the median of their ratios. Written to
-RESULTS-backup.md.
+Each fit with a backup runs beside the same one without, in turn, the first of a pair changing; pairs run until the time
+is up, at least two of each work. Wall time and processor time (user and system, the writing threads included) are
+compared by the median of the pairs' ratios. Wall time of whole fits is drowned in noise on a busy machine, so of the
+thread that trains the seconds are counted as well that it spends in the code that keeps runs, waiting included. Written
+to RESULTS-backup.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import resource
 import statistics
 import tempfile
@@ -82,7 +84,7 @@ def large_mlp() -> tuple[Any, dict[str, Any]]:
     hidden = [keras.layers.Dense(units, "relu") for units in (3000, 2500)]
     x, y = draw.normal(size=(2048, 784)).astype(np.float32), draw.integers(10, size=2048)
     model = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, "softmax")])
-    return model, {"x": x, "y": y, "batch_size": 128, "epochs": 40}
+    return model, {"x": x, "y": y, "batch_size": 128, "epochs": 30}
 
 
 WORKS = {"MLP on digits": digits_mlp, "MLP of 10 M weights": large_mlp}
@@ -111,35 +113,52 @@ def measure(make: Callable, folder: str | None) -> dict[str, float]:
     }
 
 
+def pairs_of(name: str, make: Callable, seconds: float) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Fits with a backup beside fits without, for so many seconds, or two pairs."""
+    pairs: list[tuple[dict[str, float], dict[str, float]]] = []
+    began = time.perf_counter()
+    while len(pairs) < 2 or (time.perf_counter() - began) * (len(pairs) + 1) / len(pairs) < seconds:
+        with tempfile.TemporaryDirectory() as folder:
+            order = (None, folder) if len(pairs) % 2 else (folder, None)
+            found = {place is not None: measure(make, place) for place in order}
+        pairs.append((found[True], found[False]))
+        shown = [{k: round(v, 3) for k, v in found[kept].items()} for kept in (True, False)]
+        print(name, "with", shown[0], "without", shown[1], flush=True)
+    return pairs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--minutes", type=float, default=5)
+    minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory() as folder:  # Orbax is imported, and its threads are there
         measure(digits_mlp, folder)
     lines = [
-        "| work | seconds of a fit | checkpoints | in the training thread | CPU time, to the same fit without |",
-        "|---|---:|---:|---:|---:|",
+        "| work | pairs | seconds of a fit | checkpoints | wall time | processor time | in the training thread |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, make in WORKS.items():
-        pairs = []
-        for i in range(rounds):
-            with tempfile.TemporaryDirectory() as folder:
-                order = (None, folder) if i % 2 else (folder, None)
-                found = {place is not None: measure(make, place) for place in order}
-            pairs.append((found[True], found[False]))
-            print(
-                name, {k: round(v, 3) for k, v in found[True].items()}, f"without {found[False]['cpu']:.2f}", flush=True
-            )
+        pairs = pairs_of(name, make, minutes * 60 * 0.9 / len(WORKS))
+        wall, used = (
+            f"{statistics.median(kept[k] / without[k] - 1 for kept, without in pairs):+.1%} "
+            f"({min(kept[k] / without[k] - 1 for kept, without in pairs):+.1%} to "
+            f"{max(kept[k] / without[k] - 1 for kept, without in pairs):+.1%})"
+            for k in ("seconds", "cpu")
+        )
         share = statistics.median(kept["inside"] / kept["seconds"] for kept, _ in pairs)
-        ratio = statistics.median(kept["cpu"] / without["cpu"] - 1 for kept, without in pairs)
         seconds, written = (statistics.median(kept[k] for kept, _ in pairs) for k in ("seconds", "written"))
-        lines.append(f"| {name} | {seconds:.1f} | {written:.0f} | {share:.2%} | {ratio:+.1%} |")
+        lines.append(f"| {name} | {len(pairs)} | {seconds:.1f} | {written:.0f} | {wall} | {used} | {share:.2%} |")
     text = "\n".join(lines)
     print(text)
     RESULTS.write_text(
-        f"# What keeping a run costs\n\nWritten by `python benchmarks/backup_cost.py`. {machine()}.\n"
-        f"Medians of {rounds} interleaved rounds, at the default `save_freq`.\n\n{text}\n"
+        f"""# What keeping a run costs
+
+Written by `python benchmarks/backup_cost.py --minutes {minutes:g}`. {machine()}.
+Load average of the last five minutes: {os.getloadavg()[1]:.1f} (1 is this script alone).
+To the same fit without a backup: the median of the pairs, and in brackets the least and the most.
+
+{text}
+"""
     )
 
 

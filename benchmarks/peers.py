@@ -215,6 +215,11 @@ def rows_of(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"memmap": measure_large(machine, chosen, given.gigabytes, Path(folder))}
 
 
+def machine() -> str:
+    """What is measured on."""
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {table.processor()}"
+
+
 def main() -> None:
     rows = [*WORKS, "start", "memmap"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,7 +244,7 @@ def main() -> None:
             "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
             "load": round(os.getloadavg()[0], 1),
             "took": round(time.perf_counter() - began),
-            "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {table.processor()}",
+            "machine": machine(),
             "python": platform.python_version(),
         }
         print(table.keep(given.results, {key: {"systems": row, **about} for key, row in found.items()}), flush=True)

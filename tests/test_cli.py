@@ -366,8 +366,14 @@ def test_a_run_that_diverges_says_so(own, capsys):
         *FIXED,
     ]
     assert main(command) == 1
-    assert "smaller --learning-rate" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "smaller --learning-rate" in said
+    assert f"epochal replay {own / 'r'} --epoch 1 --batch 1" in said or "epochal replay r --epoch 1 --batch 1" in said
     assert read_json(own / "r" / "summary.json")["status"] == "diverged"
+    assert main(["replay", "r", "--epoch", "1", "--batch", "3"]) == 0  # its backup is still there
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not finite nothing" not in shown
+    assert "norm nan" in shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras as theirs
 import numpy as np
 import pytest
-from data import diabetes
+from data import diabetes, digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -380,3 +380,21 @@ def test_C6_keras_means_of_means() -> None:
     error = np.mean(np.abs(ours.predict(X, verbose=0)[:, 0] - Y))
     assert ours.evaluate(X, Y, 16, verbose=0)[1] == near(error)
     assert other.evaluate(X, Y[:, None], 16, verbose=0)[1] != near(error)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_accuracy_in_a_compiled_step_takes_the_class_from_the_logits_behind_a_softmax(sparse):
+    x, y = digits()
+    targets = y if sparse else np.eye(10, dtype=np.float32)[y]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    loss = "sparse_categorical_crossentropy" if sparse else "categorical_crossentropy"
+    model.compile("sgd", loss, metrics=["accuracy"])
+    for weight in (
+        1.0,
+        np.nan,
+        np.inf,
+    ):  # probabilities of logits that are not finite are NaN, whose class is the first
+        model.layers[-1].kernel.assign(weight * model.layers[-1].kernel.value)
+        found = model.evaluate(x, targets, verbose=0, return_dict=True)["accuracy"]
+        assert found == pytest.approx((model.predict(x, verbose=0).argmax(-1) == y).mean(), abs=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,19 @@ def test_this_machine_has_a_limit():
 )
 def test_sizes_are_shown_with_three_digits(size, text):
     assert memory.shown(size) == text
+
+
+@pytest.mark.slow  # processes of their own, of minutes
+@pytest.mark.parametrize("family", ["mlp", "lstm"])
+def test_the_largest_batch_that_is_said_to_fit_trains_and_one_1_3_times_as_large_does_not(family, tmp_path):
+    """Under RLIMIT_AS, not cut; benchmarks/memory.py does it with six families."""
+    file = Path(__file__).parent.parent / "benchmarks/memory.py"
+    spec = importlib.util.spec_from_file_location("memory_benchmark", file)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    found = benchmark.limits(family, str(tmp_path))
+    assert found["trains"]
+    assert found["refused"]
+    assert found["fails"]

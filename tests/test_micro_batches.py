@@ -433,6 +433,48 @@ def test_a_batch_that_is_known_not_to_fit_is_cut_before_it_runs(monkeypatch: Any
         model.fit(x, y, batch_size=512, verbose=0)
 
 
+class Greedy(layers.Layer):
+    """Takes 2**62 bytes for more than six examples at a time."""
+
+    def call(self, x: Any) -> Any:
+        return x + greedy(6)(x, x)[:, None]
+
+
+def test_predictions_and_evaluations_that_run_out_of_memory_go_on_in_smaller_pieces(
+    monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "9000000 TB")  # so that it is tried
+    x, y = diabetes(50)
+    weights = None
+    for quick in (False, True):  # nobody looks at batches: a single one
+        found = []
+        for middle in ([Greedy()], []):
+            model = keras.Sequential([layers.Dense(1, input_shape=(10,)), *middle])
+            model.compile("sgd", "mse")
+            model.set_weights(model.get_weights() if weights is None else weights)
+            weights = model.get_weights()
+            size, verbose = ("full", 0) if quick else (20, 2)
+            outputs = [model.predict(x, batch_size=size, verbose=verbose) for _ in range(2)]
+            assert np.array_equal(*outputs)
+            found.append((outputs[0], model.evaluate(x, y[:, None], batch_size=size, verbose=verbose)))
+        np.testing.assert_allclose(*(outputs for outputs, _ in found), rtol=1e-5, atol=1e-6)
+        assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    said = capsys.readouterr().out
+    assert said.count("does not fit into the memory (RESOURCE_EXHAUSTED") == said.count("predicted in pieces of 5") + 2
+    assert said.count("A batch of 20 examples does not fit") == 2  # once in predict, once in evaluate
+    assert said.count("it is predicted in pieces of 5") == 1
+
+
+def test_where_no_prediction_fits_an_error_says_so(monkeypatch: Any) -> None:
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "9000000 TB")
+    monkeypatch.setitem(Greedy.call.__globals__, "greedy", lambda most, real=greedy: real(0))
+    model = keras.Sequential([layers.Dense(1, input_shape=(10,)), Greedy()])
+    with pytest.raises(
+        MemoryError, match=r"A batch of 8 examples does not fit .*cannot be predicted in smaller pieces"
+    ):
+        model.predict(diabetes(8)[0], verbose=0)
+
+
 @pytest.mark.parametrize("verbose", [0, 2])
 def test_predictions_that_do_not_fit_are_made_in_pieces(monkeypatch: Any, verbose: int) -> None:
     x, _ = digits(500)

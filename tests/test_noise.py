@@ -14,7 +14,15 @@ from flax import nnx
 
 import epochal as keras
 from epochal import layers
-from epochal.critical_batch import combined, fit_steps_to_target, moments, noise_scale, noise_scale_of_batches
+from epochal.critical_batch import (
+    combined,
+    fit_steps_to_target,
+    moments,
+    moments_of_batches,
+    noise_scale,
+    noise_scale_of_batches,
+    of_pieces,
+)
 
 # x ~ N(0, H), y ~ N(0, 1), δ = ½: with q = δᵀHδ, B = 1 + tr(H) (q + 1) / |Hδ|², shared/design/batch-size.md.
 IDENTITY, HARMONIC = np.ones(10), 1 / np.arange(1, 11)
@@ -482,6 +490,122 @@ def test_the_callback_measures_no_more_than_two_percent_pays_for(n: int) -> None
     drawn, every = callback.drawn, callback.due_every(callback.drawn)
     assert callback.COST * drawn <= 0.02 * n * every
     assert min(n, 128) <= drawn <= 2048
+
+
+def test_in_the_long_and_the_short_run_measurements_are_paid_for_before_they_are_made() -> None:
+    callback = keras.callbacks.NoiseScale()
+    with pytest.warns(UserWarning, match=r"with 442 examples .* after 145 epochs\. NoiseScale\(every=1\)"):
+        _, history = watched([callback], epochs=2, n=442)
+    assert all(map(math.isnan, history["noise_scale"]))
+    callback._feed = type("Feed", (), {"n": 1797})()
+    measured = [epoch for epoch in range(200) if callback._due(epoch)]
+    assert all((i + 1) * callback.COST * callback.drawn <= 0.02 * 1797 * (e + 1) for i, e in enumerate(measured))
+    assert len(measured) == 5
+
+
+# -- the callback, where batches are run in pieces
+
+
+def in_pieces(callbacks: list[Any], epochs: int = 1, **named: Any) -> tuple[Any, Any]:
+    """A linear model with a penalty, whose weights of 0.5 all but stay; batches of 32 in pieces of 8."""
+    given = {"micro_batch_size": 8, "rate": 1e-9, "batch_size": 32, "n": 404, **named}
+    x, y = diabetes(given["n"])
+    model = keras.Sequential([layers.Dense(1, use_bias=False, input_shape=(10,), kernel_regularizer="l2")])
+    model.compile(keras.optimizers.SGD(given["rate"]), "mse", micro_batch_size=given["micro_batch_size"])
+    model.set_weights([np.full((10, 1), 0.5, np.float32)])
+    fit = {"batch_size": given["batch_size"], "shuffle": False, "verbose": 0}
+    return model, model.fit(x, y, epochs=epochs, callbacks=callbacks, **fit).history
+
+
+def sums_by_hand(n: int = 404) -> np.ndarray:
+    g, penalty = 2 * gradients_of(*diabetes(n)), np.full(10, 2 * 0.01 * 0.5)
+    rows = []
+    for start in range(0, n, 32):
+        batch = g[start : start + 32]
+        pieces = [batch[i : i + 8] for i in range(0, len(batch), 8)]  # of the last 20: 8, 8, 4
+        m, k = len(batch), len(pieces)
+        small = sum(len(piece) / m * np.square(piece.mean(0)).sum() for piece in pieces)
+        trace = (small - np.square(batch.mean(0)).sum()) * m / (k - 1)
+        grad_sq = np.square(batch.mean(0) + penalty).sum() - trace / m
+        rows.append([1, m, grad_sq, trace, grad_sq**2, grad_sq * trace, trace**2])
+    return np.sum(rows, axis=0)
+
+
+@pytest.mark.parametrize(("h", "truth"), TRUTHS)
+def test_batches_of_unequal_pieces_hold_the_true_noise_scale_in_90_of_100_seeds(h: np.ndarray, truth: float) -> None:
+    within, found = 0, []
+    for seed in range(100):
+        g = gradients_of(*regression(h, 2400, seed)).reshape(60, 40, 10)
+        parts = np.split(g, [9, 25], axis=1)
+        small = sum(p.shape[1] / 40 * np.square(p.mean(1)).sum(1) for p in parts)
+        grad_sq, trace = of_pieces(small, np.square(g.mean(1)).sum(1), 3, 40)
+        values = [np.ones(60), np.full(60, 40), grad_sq, trace, grad_sq**2, grad_sq * trace, trace**2]
+        found.append(combined([moments_of_batches(np.sum(values, axis=1))]))
+        within += found[-1].low <= truth <= found[-1].high
+    assert within >= 90
+    assert np.mean([e.trace for e in found]) / np.mean([e.grad_sq for e in found]) == pytest.approx(truth, rel=0.05)
+
+
+def test_batches_in_pieces_tell_the_noise_of_the_gradients_that_train() -> None:
+    callback = keras.callbacks.NoiseScale()
+    model, history = in_pieces([callback])
+    expected = combined([moments_of_batches(sums_by_hand())], n=404)
+    found = callback.estimate
+    assert found is not None
+    assert [found.value, found.low, found.high] == pytest.approx(
+        [expected.value, expected.low, expected.high], rel=1e-3
+    )
+    assert (found.examples, found.n) == (404, 404)
+    logged = [history[f"noise_scale{end}"][0] for end in ("", "_low", "_high")]
+    assert logged == [found.value, found.low, found.high]
+    plain, _ = in_pieces([])
+    assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
+    assert "gradients" not in model._training.current.kept  # none but those that train
+
+
+def test_a_batch_in_pieces_per_epoch_is_measured_over_three_epochs_and_anew_with_a_new_rate() -> None:
+    halved = keras.callbacks.LearningRateScheduler(lambda e: 0.01 if e < 7 else 0.005)
+    _, history = in_pieces([halved, keras.callbacks.NoiseScale()], epochs=11, batch_size=404)
+    changes = np.flatnonzero(np.diff(np.nan_to_num(history["noise_scale"], nan=-1.0))) + 1
+    assert changes.tolist() == [2, 5, 9]  # the seventh epoch's batch was at the old rate
+
+
+def test_where_the_memory_does_not_suffice_noise_is_measured_from_the_next_epoch_on(monkeypatch: Any) -> None:
+    monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "24kB")
+    model, history = in_pieces([keras.callbacks.NoiseScale(every=1)], epochs=3, micro_batch_size="auto", batch_size=101)
+    assert np.isfinite(history["noise_scale"]).tolist() == [False, True, True]
+    assert "gradients" not in model._training.current.kept
+
+
+@pytest.mark.parametrize("at", [(1, 2), pytest.param((1, "end"), marks=pytest.mark.slow)])
+def test_noise_of_pieces_is_the_same_where_a_run_was_broken_off(at: Any, tmp_path: Path) -> None:
+    class Broken(Exception):
+        pass
+
+    class BreakOff(keras.callbacks.Callback):
+        def __init__(self, at: Any):
+            self.at, self.epoch = at, 0
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if self.at == (self.epoch, batch):
+                raise Broken
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if self.at == (epoch, "end"):
+                raise Broken
+
+    def run(folder: str, at: Any) -> Any:
+        backup = keras.callbacks.BackupAndRestore(tmp_path / folder, save_freq=1)
+        callbacks = [keras.callbacks.NoiseScale(), BreakOff(at), backup]
+        return in_pieces(callbacks, epochs=2, rate=0.01, batch_size=101)
+
+    expected = run("whole", None)[1]
+    with pytest.raises(Broken):
+        run("broken", at)
+    assert run("broken", None)[1] == expected
 
 
 def test_measurements_at_different_weights_count_alike() -> None:

@@ -405,24 +405,38 @@ def test_replay_makes_the_step_again(form: str, tmp_path: Path) -> None:
     assert (step.examples is None) == (form == "generator")
 
 
-def dropping() -> Any:
+class Rows(layers.Layer):
+    """Notes how many rows it is traced with."""
+
+    seen: set[int] = set()  # noqa: RUF012
+
+    def call(self, x: Any) -> Any:
+        self.seen.add(x.shape[0])
+        return x
+
+
+def dropping(piece: int | None = None) -> Any:
     keras.utils.set_random_seed(3)
-    model = keras.Sequential([layers.Input((64,)), layers.Dropout(0.5), layers.Dense(1, name="out", use_bias=False)])
-    model.compile(keras.optimizers.SGD(0.1), "mse")
+    inner = [layers.Dropout(0.5), Rows(), layers.Dense(1, name="out", use_bias=False)]
+    model = keras.Sequential([layers.Input((64,)), *inner])
+    model.compile(keras.optimizers.SGD(0.1), "mse", micro_batch_size=piece)
     return model
 
 
-def test_replay_has_the_masks_and_the_rows_that_the_step_had(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", [None, 5])
+def test_replay_has_the_masks_the_rows_and_the_pieces_that_the_step_had(piece: int | None, tmp_path: Path) -> None:
     x, y = digits(N)
     y = y.astype(np.float32)
     weights: list[np.ndarray] = []
     watch = LambdaCallback(on_train_batch_begin=lambda batch, logs: weights.append(whole.get_weights()[0]))
     keep = BackupAndRestore(tmp_path, save_freq=4, delete_checkpoint=False, keep=9)
-    whole = dropping()
+    whole = dropping(piece)
     whole.fit(x, y, batch_size=M, epochs=2, verbose=0, callbacks=[watch, keep])
+    Rows.seen.clear()
     for epoch, batch in ((0, 4), (1, 1), (1, 4)):  # from before it, from the epoch before, and a shuffled epoch's
-        model = dropping()
+        model = dropping(piece)
         step = keras.replay(model, tmp_path, x, y, epoch=epoch, batch=batch, batch_size=M)
+        assert (max(Rows.seen) < M) == (piece is not None)
         before, after = weights[6 * epoch + batch], weights[6 * epoch + batch + 1]
         np.testing.assert_array_equal(model.get_weights()[0], before)
         np.testing.assert_allclose(before - 0.1 * step.gradients["out/kernel"], after, rtol=1e-6, atol=1e-7)

@@ -273,6 +273,38 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
     model.fit(x, y, batch_size=50, epochs=1, verbose=0)  # its arrays are alive
 
 
+def test_a_plan_of_micro_batches_tells_what_is_run(quick):
+    x, y = digits(300)
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy", micro_batch_size=16)
+    plan = keras.plan_batch_size(model, x, y, max_seconds=1000)
+    assert model.programs()["train"] == 3
+    for m in (16, 64, 300):
+        model.fit(x, y, batch_size=m, verbose=0)
+    assert model.programs()["train"] == 3  # what the plan has measured is what fit runs
+    assert (plan.memory(300) or 0) - (plan.memory(64) or 0) < 236 * 64 * 4  # no room for 236 more rows of x
+    assert plan.micro_batch_size == min(plan.batch_size, 16)
+    assert "in micro-batches of 16" in str(plan)
+    assert str(BatchPlan.from_dict(plan.to_dict())) == str(plan)
+
+
+def test_a_step_that_runs_out_of_memory_while_it_is_timed_does_not_fit(quick, monkeypatch):
+    x, y = digits(300)
+    real = planning.Trial._timed
+
+    def short(self: Any, states: Any, tally: Any, m: int, *more: Any) -> Any:
+        found = real(self, states, tally, m, *more)  # the state is used up
+        if m > 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        return found
+
+    monkeypatch.setattr(planning.Trial, "_timed", short)
+    plan = keras.plan_batch_size(network(), x, y, max_seconds=1000)
+    assert set(plan.measurements.seconds) == {16, 64}
+    assert plan.batch_size <= plan.max_batch_size < 300
+    assert "A step with 300 examples ran out of memory" in str(plan)
+
+
 def test_a_new_optimizer_has_made_no_step_afterwards(quick):
     model = network()
     keras.plan_batch_size(model, *digits(300), max_seconds=1000)
@@ -385,6 +417,26 @@ def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, c
         assert history.params["batch_size"] == size
         models.append((model, history.history))
     assert models[0][1] == models[1][1]
+
+
+def test_auto_scales_the_learning_rate_to_the_size_that_was_chosen(quick, capsys):
+    x, y = digits(300)
+    rates: list[float] = []
+    note = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: rates.append(float(optimizer.learning_rate)))
+    found = []
+    for rule in ("sqrt", None):
+        keras.utils.set_random_seed(1)
+        model = network()
+        optimizer = model.optimizer
+        size = "auto" if rule else found[0].params["batch_size"]
+        if rule is None:
+            optimizer.learning_rate = rates[0]  # by hand
+        found.append(model.fit(x, y, batch_size=size, epochs=1, verbose=2, callbacks=[note], lr_scaling=rule))
+    size = found[0].plan.batch_size
+    assert rates == pytest.approx([0.01 * math.sqrt(size / 32)] * 2)
+    assert found[0].history == found[1].history
+    said = f"Learning rate 0.01 → {rates[0]:.4g}, times {rates[0] / 0.01:.4g} by 'sqrt' for batches of 32 → {size}."
+    assert (said in capsys.readouterr().out) == (size != 32)
 
 
 def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monkeypatch):

@@ -161,27 +161,34 @@ def test_E1_tensors_are_arrays() -> None:
 # -- torchdata
 
 
+class BrokenOff(Exception):
+    """Ends a run."""
+
+
+@pytest.mark.parametrize("seeded", [True, False], ids=["generator", "global"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_torchdata_loader_that_shuffles_goes_on_with_the_same_bits(workers: int, tmp_path: Path) -> None:
-    """By skipping what is through: put back by its own state, its later passes come in another order."""
+def test_a_torchdata_loader_goes_on_by_its_own_state(workers: int, seeded: bool, tmp_path: Path, capsys: Any) -> None:
+    """With the random numbers that torchdata leaves out, so that later passes come in the same order too."""
     needs = "needs torchdata: pip install 'epochal[bench]'"
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason=needs)
     torch = pytest.importorskip("torch", reason=needs)
 
-    def trained(folder: Path, end: int | None = None) -> Any:
+    def trained(folder: Path, end: int | None = None, kept: int = 2) -> Any:
+        torch.manual_seed(0 if folder.name == "whole" or end is not None else 1)  # what is drawn is put back
         rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
-        how = {"shuffle": True, "generator": torch.Generator().manual_seed(3), "num_workers": workers}
-        data = stateful.StatefulDataLoader(rows, batch_size=M, **how)
+        how = {"shuffle": True, "generator": torch.Generator().manual_seed(3) if seeded else None}
+        data = stateful.StatefulDataLoader(rows, batch_size=M, num_workers=workers, **how)
+        held = torch.utils.data.DataLoader(rows, batch_size=M)  # takes a number from torch's global ones in each pass
         made, seen = model(), []
 
         def look(batch: int, logs: Any = None) -> None:
             seen.append(batch)
             if len(seen) == end:
-                raise KeyboardInterrupt
+                raise BrokenOff
 
-        watching = keras.callbacks.LambdaCallback(on_train_batch_end=look)
-        backup = keras.callbacks.BackupAndRestore(folder, 2)
-        history = made.fit(data, epochs=3, verbose=0, callbacks=[watching, backup]).history
+        callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=look)]
+        callbacks.append(keras.callbacks.BackupAndRestore(folder, kept))
+        history = made.fit(data, epochs=4, validation_data=held, verbose=0, callbacks=callbacks).history
         return history, [w.tolist() for w in made.get_weights()], len(seen)
 
     with warnings.catch_warnings():
@@ -191,8 +198,11 @@ def test_a_torchdata_loader_that_shuffles_goes_on_with_the_same_bits(workers: in
             "ignore", message="'set_vital' is deprecated"
         )  # torch's own, where its attributes are listed
         whole = trained(tmp_path / "whole")
-        with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "again", 9)  # in the second of three passes of six batches
-        found = trained(tmp_path / "again")
-    assert found[:2] == whole[:2]
-    assert found[2] < whole[2] - 6  # not from the beginning
+        for end, kept in [(9, 4), (16, 5), (7, 6), (13, 12)]:  # of passes of six batches; 6 and 12 are whole passes
+            folder = tmp_path / str(end)
+            with pytest.raises(BrokenOff):
+                trained(folder, end, kept)
+            found = trained(folder, kept=kept)
+            assert found[:2] == whole[:2]
+            assert found[2] == whole[2] - (end - 1) // kept * kept
+    assert "skipped" not in capsys.readouterr().out

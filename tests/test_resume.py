@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import pytest
 from data import diabetes, digits
 
 import epochal as keras
-from epochal import layers
+from epochal import checkpoint, layers, resume
 from epochal.callbacks import BackupAndRestore, Callback
 from epochal.checkpoint import Store, read, write
 
@@ -119,6 +121,80 @@ class Stateful(Again):
         self.at, self.loaded = state["at"], self.loaded + 1
 
 
+class Generator:
+    """Random numbers with a state, as torch's generators."""
+
+    def __init__(self, seed: int):
+        self.random = np.random.default_rng(seed)
+
+    def get_state(self) -> Any:
+        return self.random.bit_generator.state
+
+    def set_state(self, state: Any) -> None:
+        self.random.bit_generator.state = state
+
+
+class Loader:
+    """As torchdata's: a state that leaves out what a pass draws besides its order, and lists for tuples."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self.dataset, self.batch_sampler, self.generator = (x, y), None, Generator(3)
+        self.at, self.loaded, self.given, self.resumed = 0, 0, 0, None
+
+    def __len__(self) -> int:
+        return -(-N // M)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.at = 0
+        if self.resumed is not None:
+            self.generator.set_state(self.resumed["begun"])
+            self.at = self.resumed["at"]
+        self.begun = self.generator.get_state()
+        order = self.generator.random.permutation(N)
+        if self.resumed is None:
+            self.generator.random.integers(100)  # for workers
+        self.resumed = None
+        return self.rows(order)
+
+    def rows(self, order: np.ndarray) -> Iterator[Any]:
+        while self.at < len(self):
+            rows = order[self.at * M : (self.at + 1) * M]
+            self.at, self.given = self.at + 1, self.given + 1
+            yield [array[rows] for array in self.dataset]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self.begun, "at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.resumed, self.loaded = state, self.loaded + 1
+
+
+class Stateless(Loader):
+    """As torch's own."""
+
+    state_dict = load_state_dict = None  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Reshuffled(Again):
+    """Every pass comes in an order of its own, by random numbers that nothing puts back."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, seed: int | None = 0):
+        super().__init__(x, y)
+        self.random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.batches) - 1  # without the short one
+
+    def __iter__(self) -> Iterator[Any]:
+        for i in self.random.permutation(len(self)):
+            yield self.batches[i][0] + self.random.normal(scale=0.01, size=(M, 1)), self.batches[i][1]
+
+
 def shuffled_by_grain(x: np.ndarray, y: np.ndarray) -> Any:
     import grain
 
@@ -149,6 +225,9 @@ def data(kind: str, folder: Path) -> dict[str, Any]:
         "iterable": lambda: {"x": Again(x, y), **held},
         "iterable steps": lambda: {"x": Again(x, y), "steps_per_epoch": 5, **held},
         "stateful": lambda: {"x": Stateful(x, y), **held},
+        "loader": lambda: {"x": Loader(x, y), **held},
+        "stateless loader": lambda: {"x": Stateless(x, y), **held},
+        "reshuffled": lambda: {"x": Reshuffled(x, y), **held},
         "grain": lambda: {"x": shuffled_by_grain(x, y), **held},
     }
     return made[kind]()
@@ -244,9 +323,34 @@ def test_a_grain_dataset_goes_on_by_its_own_state(tmp_path: Path, monkeypatch: p
     whole = run("grain", tmp_path / "whole")
     assert states == []
     with pytest.raises(Broken):
-        run("grain", tmp_path / "again", 10, 3)  # behind batch 9: two of the second epoch
-    same(run("grain", tmp_path / "again", every=3), whole)
+        run("grain", tmp_path / "again", 17, 4)  # behind batch 16: two of the third epoch
+    same(run("grain", tmp_path / "again", every=4), whole)
     assert [state["next_index"] for state in states] == [2]
+
+
+@pytest.mark.parametrize("kind", ["loader", "stateless loader", "reshuffled"])
+def test_data_whose_passes_differ_go_on_in_any_pass(kind: str, tmp_path: Path) -> None:
+    whole = run(kind, tmp_path / "whole")
+    per_pass = len(whole["data"])
+    for batches, every in [(per_pass + 3, per_pass + 2), (2 * per_pass + 3, 2 * per_pass + 2), (per_pass, per_pass)]:
+        folder = tmp_path / str(batches)
+        with pytest.raises(Broken):
+            run(kind, folder, batches, every)
+        resumed = run(kind, folder, every=every)
+        same(resumed, whole)
+        if kind == "loader":  # by its own state: read again is but the first batch, which is looked at before
+            assert resumed["data"].loaded == 1
+            assert resumed["data"].given == whole["data"].given - every + 1
+
+
+def test_data_that_come_in_another_order_are_told_of(tmp_path: Path) -> None:
+    x, y = digits(N)
+    with pytest.raises(Broken):
+        run("reshuffled", tmp_path, 9, 8)
+    with pytest.warns(
+        UserWarning, match="The Reshuffled gives other batches than it gave before the run was broken off"
+    ):
+        run("reshuffled", tmp_path, x=Reshuffled(x, y, seed=9), every=8)
 
 
 def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
@@ -815,6 +919,76 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
     x, y = digits(N)
     with pytest.raises(OSError, match=r"BackupAndRestore cannot write to .*file/backup: .*Choose another backup_dir"):
         dense().fit(x, y, verbose=0, callbacks=[BackupAndRestore(tmp_path / "file" / "backup")])
+
+
+class Written(Store):
+    """Notes what it would write."""
+
+    busy = False  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+        self.places: list[tuple[int, int]] = []
+
+    def write(self, epoch: int, batch: int, content: dict[str, Any]) -> None:
+        self.places.append((epoch, batch))
+
+
+class Nothing(resume.Run):
+    """A run of which nothing is kept."""
+
+    def __init__(self) -> None:
+        pass
+
+    def kept(self, mark: resume.Mark) -> dict[str, Any]:
+        return {}
+
+
+def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Callable[..., None]]:
+    """What a `Backup` writes, and what takes it to an epoch and a batch (None: the epoch's end) at a time."""
+    clock = [0.0]
+    monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    store = Written()
+    backup = resume.Backup(store, Nothing(), None, seconds, final=False)
+
+    def at(now: float, epoch: int, batch: int | None = None) -> None:
+        clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
+        backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
+
+    return store, at
+
+
+def test_save_freq_in_seconds_keeps_the_run_at_the_first_look_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert BackupAndRestore("backup", "30s").seconds == 30
+    store, at = kept_at(monkeypatch, 30)
+    for now, batch in [(10, 1), (29.9, 2), (31, 3), (60, 4), (61.5, 5)]:
+        at(now, 0, batch)
+    assert store.places == [(0, 3), (0, 5)]
+
+
+def test_save_freq_epoch_leaves_out_what_would_take_more_than_2_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, at = kept_at(monkeypatch, None)
+    at(1, 1)  # the first in any case
+    store.write_seconds = 0.5
+    at(20, 2)
+    at(26, 3)
+    store.busy = True  # the last one is still being written
+    at(90, 4)
+    store.busy = False
+    at(91, 5)
+    assert store.places == [(1, 0), (3, 0), (5, 0)]
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+    monkeypatch.setattr(checkpoint, "write", lambda path, content: may_go_on.wait(60))
+    store = Store(tmp_path)
+    store.write(0, 1, {})
+    assert store.busy
+    may_go_on.set()
+    store.wait()
+    assert not store.busy
+    store.close()
 
 
 @pytest.mark.parametrize("save_freq", [0, -1, True, "s", "epochs", "3m", 2.5])

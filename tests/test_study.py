@@ -26,6 +26,7 @@ from epochal.report import plateau
 from epochal.sources import as_examples
 from epochal.study import probes, statistics
 from epochal.study.bench import Bench, seeds_put_back
+from epochal.study.fits import Progress
 from epochal.study.paths import descend
 from epochal.study.protocol import first_rates, next_rates, protocol_of
 from epochal.study.statistics import EPOCHS, TARGET, UPDATES, Judge
@@ -526,3 +527,15 @@ def test_a_size_that_does_not_fit_into_the_memory_is_cut_or_is_a_row_that_says_s
     assert refused.table[0]["status"] == "ok"
     assert "forbids to cut it" in refused.table[1]["status"]
     assert "forbids to cut it" in refused.report().read_text()
+
+
+def test_a_step_takes_what_it_took_where_nothing_else_ran():
+    fits = [{"updates": [1, 4, 8], "seconds": [0.1, 1.0, 1.0 + 4 * each]} for each in (5.0, 0.25, 9.0)]
+    assert statistics.seconds_per_step(fits) == pytest.approx(0.25)
+
+
+def test_the_time_left_is_that_of_fits_with_the_same_size(capsys):
+    progress = Progress(True, lambda size: 1.0, [8, 8, 100, 100])
+    progress.done(8, "first", 1.0)
+    progress.done(100, "second", 60.0)
+    assert [line.split("about ")[-1] for line in capsys.readouterr().out.splitlines()] == ["3 s left", "61 s left"]

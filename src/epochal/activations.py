@@ -3,7 +3,9 @@ unless it says otherwise."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -103,18 +105,37 @@ def softmax(x: In, axis: int | Sequence[int] = -1) -> Out:
     """exp(x) divided by its sum over `axis`."""
     y = jax.nn.softmax(x, axis if isinstance(axis, int) else tuple(axis))
     if isinstance(axis, int) and isinstance(y, Tracer):
-        _logits.put(y, (x, axis % y.ndim))
+        set_origin(y, Origin(x, axis % y.ndim))
     return y
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=["axis"])
+@dataclass(frozen=True)
+class Origin:
+    """What probabilities are the softmax of, along which axis."""
+
+    logits: Any
+    axis: int
+
+
 # While a step is traced: what probabilities were made of, so that a loss need not take the logarithm of an exponential.
-_logits = Beside()
+_origins = Beside()
+
+
+def get_origin(probabilities: Any) -> Origin | None:
+    """What these probabilities are the `softmax` of; None where that is not known."""
+    return _origins.get(probabilities)
+
+
+def set_origin(probabilities: Any, origin: Origin | None) -> None:
+    """Says what these probabilities are the softmax of."""
+    _origins.put(probabilities, origin)
 
 
 def logits_of(probabilities: Any, axis: int) -> Array | None:
     """What these probabilities are the `softmax` of along `axis`; None where that is not known."""
-    logits, along = _logits.get(probabilities) or (None, None)
-    return logits if along == axis % probabilities.ndim else None
+    origin = get_origin(probabilities)
+    return origin.logits if origin is not None and origin.axis == axis % probabilities.ndim else None
 
 
 def log_softmax(x: In, axis: int | Sequence[int] = -1) -> Out:

@@ -39,6 +39,7 @@ class Measurements:
         batch_sizes: the only ones to choose from; None leaves it open.
         notes: sentences on what went into the measurement.
         measuring_seconds: how long all of it took.
+        piece: examples that are run at once, as `compile(micro_batch_size=…)` was told; None: as many as fit.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Measurements:
     batch_sizes: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     measuring_seconds: float = 0.0
+    piece: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class BatchPlan:
 
     Attributes:
         batch_size: the recommended one.
-        micro_batch_size: as much of it as fits into memory at once.
-        max_batch_size: the largest one of which a step fits into memory, at most n.
+        micro_batch_size: as much of it as is run at once: what fits into memory, or less where `compile` was told so.
+        max_batch_size: the largest one of which a step, as it is run, fits into memory; at most n.
         optimum: m* as the formula gives it, before it is rounded and capped; None where the noise is not known, or
             seconds do not grow in a straight line.
         critical_batch_size: the gradient noise scale with its interval; None where it was not measured.
@@ -131,7 +133,7 @@ class BatchPlan:
     why: tuple[str, ...] = field(default=(), repr=False)
 
     def memory(self, m: int) -> int | None:
-        """Bytes that a step with m examples needs, as predicted; None where programs are not compiled."""
+        """Bytes that a step with m examples needs as it is run, as predicted; None where programs are not compiled."""
         return memory_of(self.measurements.bytes, m)
 
     def seconds_per_step(self, m: int) -> float:
@@ -158,6 +160,7 @@ class BatchPlan:
             "examples_per_second": m / seconds,
             "memory": self.memory(m),
             "fits": m <= self.max_batch_size,
+            "extrapolated": m > max(self.measurements.seconds),
             "seconds_to_target": self.expected_seconds_to_target(m),
             "recommended": m == self.batch_size,
         }
@@ -169,7 +172,10 @@ class BatchPlan:
         for row in self.rows():
             m = row["batch_size"]
             name = f"{m} (full)" if m == self.measurements.n else str(m)
-            mark = "← recommended" if row["recommended"] else "" if row["fits"] else "does not fit whole"
+            marks = {"recommended": row["recommended"], "does not fit whole": not row["fits"]}
+            marks["extrapolated"] = row["extrapolated"]
+            mark = ", ".join(name for name, holds in marks.items() if holds)
+            mark = f"← {mark}" if row["recommended"] else mark
             memory = "?" if row["memory"] is None else shown(row["memory"])
             numbers = (duration(row["seconds_per_step"]), f"{row['examples_per_second']:,.0f}", memory)
             lines.append((name, f"{row['steps_per_epoch']:,}", *numbers, f"{row['seconds_to_target']:.2f}", mark))
@@ -204,6 +210,7 @@ class BatchPlan:
                 "batch_sizes": found.batch_sizes,
                 "notes": found.notes,
                 "measuring_seconds": found.measuring_seconds,
+                "piece": found.piece,
                 "measured": [
                     {"batch_size": m, "seconds_per_step": found.seconds.get(m), "memory": found.bytes.get(m)}
                     for m in sorted({*found.seconds, *found.bytes})
@@ -231,6 +238,7 @@ class BatchPlan:
             None if data["batch_sizes"] is None else tuple(data["batch_sizes"]),
             tuple(data["notes"]),
             data["measuring_seconds"],
+            data.get("piece"),
         )
         return make_plan(found)
 
@@ -254,7 +262,15 @@ def make_plan(found: Measurements) -> BatchPlan:
     size = chosen(found, largest)
     half = straight.a / straight.b if straight.b > 0 else math.inf
     plan = BatchPlan(
-        size, min(size, largest), largest, optimum, found.noise, half, found, straight.error <= _CROOKED, ()
+        size,
+        min(size, largest, found.piece or size),
+        largest,
+        optimum,
+        found.noise,
+        half,
+        found,
+        straight.error <= _CROOKED,
+        (),
     )
     return BatchPlan(**{**vars(plan), "why": reasons(plan, straight)})
 
@@ -410,9 +426,10 @@ def _why_memory(plan: BatchPlan) -> str:
     if not found.bytes:
         return "Memory: not known, since steps run as plain Python."
     needed = plan.memory(plan.batch_size)
+    cut = "" if found.piece is None else f", in micro-batches of {found.piece}"
     there = f"{shown(found.limit.bytes)} ({found.limit.source})"
     most = "all examples fit at once" if plan.max_batch_size == found.n else f"up to {plan.max_batch_size:,} fit"
-    return f"Memory: a step needs {shown(needed or 0)} of {there}; {most}."
+    return f"Memory: a step needs {shown(needed or 0)} of {there}; {most}{cut}."
 
 
 def _what_else(plan: BatchPlan) -> list[str]:

@@ -33,15 +33,17 @@ class Prediction:
 
     Attributes:
         parts: the model, taken apart; known things hold as long as it is the same object.
-        executable: computes the outputs.
+        steps: the programs.
         structure: in which the model takes its inputs.
         width: how many rows the program takes.
+        executable: computes the outputs; None before its first use.
     """
 
     parts: Parts
-    executable: Executable
+    steps: Steps
     structure: Any
     width: int
+    executable: Executable | None = None
 
 
 @dataclass
@@ -88,7 +90,8 @@ def predicted(training: Training, x: Any, batch_size: Any) -> Any:
             return None
         training.known[key] = known
     inputs = jax.tree.unflatten(known.structure, leaves)
-    outputs, _ = known.executable(*known.parts.collect(), widened(inputs, n, known.width))
+    inputs = widened(inputs, n, known.width)
+    known.executable, (outputs, _) = micro.predicted(known.steps, inputs, Display(), known.executable)
     return loop.fetched(outputs, n)
 
 
@@ -101,9 +104,7 @@ def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | N
     found, structure = jax.tree.flatten(inputs)
     if parts.stateful or not _same_objects(found, leaves):
         return None
-    width = shared_rows(n) if parts.row_independent else n
-    executable = micro.predictor(programs, widened(inputs, n, width), Display())
-    return Prediction(parts, executable, structure, width)
+    return Prediction(parts, programs, structure, shared_rows(n) if parts.row_independent else n)
 
 
 def evaluated(training: Training, given: tuple, batch_size: Any) -> Logs | None:

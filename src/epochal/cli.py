@@ -209,7 +209,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
         return 130
     summary = {**_summary(settings, record, interrupted, log), "plan": runfolder.read_plan(folder)}
     saved = _save(options, folder, summary, prepared.preprocessing, network)
-    if not interrupted:
+    if summary["status"] == "done":  # one that diverged can be replayed
         runfolder.remove_backup(folder)
     telling.result(options, summary, folder, saved)
     return {"done": 0, "diverged": 1}.get(summary["status"], 130)

@@ -64,7 +64,7 @@ class Moments(NamedTuple):
         grad_sq, trace: |G|² and tr Σ.
         covariance: theirs, trace first: the variance of `trace`, the covariance, the variance of `grad_sq`.
         examples: how many.
-        gradients: of how many groups of them.
+        gradients: how many gradients, or batches, the covariance is made of.
     """
 
     grad_sq: float
@@ -154,10 +154,41 @@ def noise_scale_of_batches(
     count = len(small)
     if count < 3 or not 0 < b < m:
         raise ValueError(f"Expected at least 3 measurements with 0 < b < m, got {count} with b={b:g}, m={m:g}.")
-    values = np.stack([(m * large - b * small) / (m - b), (small - large) / (1 / b - 1 / m)])
-    grad_sq, trace = values.mean(axis=1)
-    covariance = _triangle(np.cov(values[::-1]) / count)
-    return _estimate(float(grad_sq), float(trace), covariance, examples, None, confidence, count - 1)
+    values = np.stack(of_pieces(small, large, m / b, m))
+    sums = [count, examples, *values.sum(axis=1), *(values[0] * values).sum(axis=1), np.square(values[1]).sum()]
+    return combined([moments_of_batches(np.array(sums, np.float64))], confidence=confidence)
+
+
+def of_pieces(small: Any, large: Any, pieces: Any, m: Any) -> tuple[Any, Any]:
+    """|G|² and tr Σ, without bias, from the gradients of a batch of m examples and of the pieces that it consists of.
+
+    Args:
+        small: |g|² of the pieces, averaged with their numbers of examples as weights.
+        large: |g|² of the batch.
+        pieces: how many there are, at least 2.
+        m: examples of the batch.
+    """
+    trace = (small - large) * m / (pieces - 1)
+    return large - trace / m, trace
+
+
+def moments_of_batches(sums: np.ndarray) -> Moments:
+    """What the gradients of batches and their pieces tell: the means over the batches, which also give the covariance.
+
+    Args:
+        sums: (7,) the number of batches, of their examples, and the sums of |G|², tr Σ, |G|⁴, |G|² tr Σ and (tr Σ)²,
+            each batch's as of `of_pieces`.
+
+    Raises:
+        ValueError: fewer than 3 batches.
+    """
+    count, examples, *rest = np.asarray(sums, np.float64)
+    if count < 3:
+        raise ValueError(f"Expected at least 3 batches, got {count:g}.")
+    grad_sq, trace, squares, products, traces = (value / count for value in rest)
+    covariance = max(traces - trace**2, 0.0), products - trace * grad_sq, max(squares - grad_sq**2, 0.0)
+    top, both, bottom = (value / (count - 1) for value in covariance)
+    return Moments(grad_sq, trace, (top, both, bottom), int(examples), int(count))
 
 
 def _triangle(covariance: np.ndarray) -> tuple[float, float, float]:

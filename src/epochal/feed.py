@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from epochal.drawn import Drawn, Stream
 from epochal.sources import Examples
-from epochal.streams import Drawn, Stream
 
 
 class Batch(NamedTuple):

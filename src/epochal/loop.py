@@ -350,6 +350,8 @@ class Watch:
         if self._session.history is not None:
             self._session.history.skipped += skipped
         self._session.display.pass_end(self._kind, self.done, self.examples)
+        if self._kind == "train":
+            self._session.steps.heard = None if tally is None else tally.noise
         if self._backup is not None:
             self._backup.mark(self._here(logs=dict(logs), trained=True))
         return logs
@@ -436,10 +438,9 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
         x = jax.device_put(x)
         if i % group == 0:
             calls.on_predict_batch_begin(i)
-        arguments = (*parts.collect(), x)
-        outputs, kept = micro.predictor(session.steps, x, display)(*arguments)
+        _, (outputs, kept) = micro.predicted(session.steps, x, display)
         if kept is not None:
-            parts.publish(arguments[0], kept)
+            parts.publish(parts.collect()[0], kept)
         flying.append((outputs, rows))
         while len(flying) > (0 if observed else 1):
             results.append(fetched(*flying.popleft()))

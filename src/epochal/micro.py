@@ -27,11 +27,6 @@ class Lack(NamedTuple):
     times: float
 
 
-def width_of(rows: int, most: int | None) -> int | None:
-    """Rows per piece, for pieces of at most `most` rows that are as equal as may be; None where one suffices."""
-    return None if most is None or rows <= most else -(-rows // -(-rows // most))
-
-
 def prepared(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:
     """The executable for blocks like this one; its batches are cut where they have to be.
 
@@ -108,28 +103,77 @@ def run(
     return executable, tally
 
 
-def _compiled(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:
-    """The executable for pieces as they are to be now."""
-    rows, steps = block.order.shape[1], runner.steps
-    asked = steps.micro_batch_size if isinstance(steps.micro_batch_size, int) else None
-    width = width_of(rows, steps.most.get(runner.kind, asked))
+def cut(runner: Runner, rows: int) -> int | None:
+    """Has batches of so many rows run in pieces, where that was asked for, or it is known that it has to be.
+
+    Returns:
+        rows per piece; None where batches stay whole.
+
+    Raises:
+        WholeOnly: they are to be cut, and cannot be.
+    """
+    steps = runner.steps
+    width = steps.width_of(runner.kind, rows)
     if width is not None:
         _check_cuttable(steps, f"A batch of {rows} examples is to be run in micro-batches of {width}, but ")
     runner.cut(width, rows)
+    return width
+
+
+def _compiled(runner: Runner, block: Block, tally: Tally, display: Display) -> Executable:
+    """The executable for pieces as they are to be now."""
+    width = cut(runner, block.order.shape[1])
     executable = _executable(runner.program, runner.kind, runner.arguments(block, tally), display)
     if width is not None and runner.kind == "train":
-        _tell_what_differs(steps, width, display)
+        _tell_what_differs(runner.steps, width, display)
     return executable
 
 
-def predictor(steps: Steps, x: Any, display: Display) -> Executable:
+def predicted(steps: Steps, x: Any, display: Display, executable: Executable | None = None) -> tuple[Executable, Any]:
+    """The outputs for inputs like x and the buffers after them; in smaller pieces, where the memory does not suffice.
+
+    Args:
+        executable: of an earlier call with inputs like these.
+
+    Returns:
+        what has computed them, and both.
+
+    Raises:
+        MemoryError: not even one example at a time fits, or stateful layers take whole batches.
+    """
+    rows, first = len(jax.tree.leaves(x)[0]), None
+    while True:
+        executable = _predictor(steps, x, display) if executable is None else executable
+        executable.tight = executable.tight or first is not None
+        width = steps.width_of("predict", rows)
+        try:
+            found = executable(*steps.parts.collect(), x)
+            if not executable.trusted:  # it may find that the memory does not suffice
+                jax.block_until_ready(found)
+                executable.proven = True
+        except jax.errors.JaxRuntimeError as error:
+            if executable.trusted or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            first = first or f"{_named(rows)} does not fit into the memory ({str(error).splitlines()[0]})"
+            if steps.parts.stateful or (width or rows) == 1:
+                raise MemoryError(
+                    f"{first}, and cannot be predicted in smaller pieces: pass fewer examples."
+                ) from error
+            steps.most["predict"], executable = _fewer(width or rows, Lack(first, 2)), None
+            continue
+        if first is not None:
+            display.note(f"{first}: it is predicted in pieces of {width}.")
+        return executable, found
+
+
+def _predictor(steps: Steps, x: Any, display: Display) -> Executable:
     """What predicts for inputs like x: in pieces, where the memory does not suffice for all at once."""
     rows, first = len(jax.tree.leaves(x)[0]), None
     while True:
-        width = width_of(rows, steps.most.get("predict"))
+        width = steps.width_of("predict", rows)
         arguments = (*steps.parts.collect(), x)
         executable = _executable(steps.program("predict", False, width), "predict", arguments, display)
-        lack = None if executable.fits else _missing(executable, arguments, f"A batch of {rows} examples")
+        lack = None if executable.fits else _missing(executable, arguments, _named(rows))
         first, tried = first or lack, width or rows
         if lack is None or steps.parts.stateful or tried == 1:  # what cannot be cut is tried as it is
             break
@@ -161,6 +205,8 @@ def _missing(executable: Executable, arguments: tuple, what: str) -> Lack | None
         return None
     needed = memory.program_bytes(executable.function)
     limit = memory.limit(held=memory.tree_bytes(arguments))
+    if needed > limit.bytes / 4:
+        executable.keeps = False  # blocks of other sizes might not find room beside those that are kept
     if needed <= limit.bytes:
         return None
     amounts = f"{memory.shown(needed)}, more than {memory.shown(limit.bytes)} ({limit.source})"
@@ -173,8 +219,11 @@ def _fewer(rows: int, lack: Lack) -> int:
 
 
 def _piece(runner: Runner, rows: int) -> str:
-    kind, count = ("batch", rows) if runner.width is None else ("micro-batch", runner.width)
-    return f"A {kind} of {count} example{'s' if count > 1 else ''}"
+    return _named(rows) if runner.width is None else _named(runner.width, "micro-batch")
+
+
+def _named(rows: int, kind: str = "batch") -> str:
+    return f"A {kind} of {rows} example{'s' if rows > 1 else ''}"
 
 
 def _narrow(runner: Runner, rows: int, lack: Lack) -> None:

@@ -159,10 +159,12 @@ class Model(Layer):
                 `train_step` of one's own, what it logs and the weights it leaves must be finite.
             micro_batch_size: examples that are run at once. A batch of more is cut into pieces as equal as may be, and
                 their gradients are added up before the one update: the result is that of the whole batch, in the memory
-                of a piece. "auto" cuts where the memory does not suffice for the whole, and says so; None never cuts,
-                and refuses such a batch. BatchNormalization takes its statistics over a piece, with a warning. Losses
-                that are one number for the whole batch, a `compute_loss` or `train_step` of one's own, and stateful
-                layers cannot be cut. What `add_loss` adds is taken for a mean over examples.
+                of a piece. "auto", the default, cuts where the memory does not suffice for the whole, and says so; an
+                int always does; None never, and refuses such a batch. After an epoch weights differ from those without
+                cutting by at most 1e-6 of the largest in their array, since sums are rounded in another order; Adam and
+                its kind make the rounding of gradients near zero larger. BatchNormalization takes its statistics over a
+                piece, with a warning. Losses that are one number for the whole batch, a `compute_loss` or `train_step`
+                of one's own, and stateful layers cannot be cut. What `add_loss` adds is taken for a mean over examples.
             dtype: a policy for all layers that were made without one, such as "mixed_bfloat16"; None leaves them as
                 they are. Losses and metrics are computed in float32 in any case.
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from epochal import losses, metrics
+from epochal.activations import get_origin, set_origin
 from epochal.feed import Batch
 from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import chosen
@@ -31,11 +32,14 @@ class Tally(NamedTuple):
         sums: (2, k), the additive statistics as a high and a low part, see `accumulate`.
         states: label -> state of each metric that is not a sum, such as a user's own with `update_state`.
         skips: what is known of updates left out, a `nonfinite.Record`; None where none are.
+        noise: (2, 7), what `critical_batch.moments_of_batches` takes, of batches that are run in pieces, as a high and
+            a low part; None where nobody asks.
     """
 
     sums: Array | np.ndarray
     states: dict[str, Any]
     skips: Any = None
+    noise: Any = None
 
 
 @dataclass(frozen=True)
@@ -366,6 +370,21 @@ def naming(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{what}: {str(error).replace('(2,', '(n,')}") from error
+
+
+def beside(predictions: Sequence[Any]) -> list[Any]:
+    """What is known of predictions beside their values: masks, and logits they are the softmax of.
+
+    `jax.grad` and its like hand out new arrays: it has to be taken out of them with these, and `put_back`.
+    """
+    return [(get_mask(p), get_origin(p)) for p in predictions]
+
+
+def put_back(predictions: Sequence[Any], known: Sequence[Any]) -> None:
+    """Says of predictions what was known of them as `beside` gave it."""
+    for prediction, (mask, origin) in zip(predictions, known, strict=True):
+        set_mask(prediction, mask)
+        set_origin(prediction, origin)
 
 
 def widened(prediction: Any) -> Any:

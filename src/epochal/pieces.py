@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from epochal import scope
+from epochal.critical_batch import of_pieces
 from epochal.feed import Batch, Block, take_piece
-from epochal.masks import get_mask, set_mask
-from epochal.objective import Objective, Tally
-from epochal.sums import CountsNeeded
+from epochal.objective import Objective, Tally, beside, put_back
+from epochal.sums import CountsNeeded, accumulate
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,6 @@ class Cut:
         return body(carry, take_piece(block, step, count * k, rest, padded=False)) if rest else carry
 
 
-class Probe(NamedTuple):
-    """Looks at the gradients of the pieces while they are added up. All functions are pure, of arrays.
-
-    Attributes:
-        start: (params) -> what is known before the first piece.
-        piece: (seen, gradients, part) -> what is known after a piece, from its share of the batch's gradient, and which
-            part of the batch's examples it has. Divided by this the share is the gradient of the piece's own mean loss.
-        end: (seen, gradients) -> what is known of the batch, from its gradient without the penalties on weights.
-    """
-
-    start: Callable[[Sequence[Array]], Any]
-    piece: Callable[[Any, Sequence[Array], Array], Any]
-    end: Callable[[Any, Sequence[Array]], Any]
-
-
 class Summed(NamedTuple):
     """What the pieces of a batch add up to.
 
@@ -78,7 +63,8 @@ class Summed(NamedTuple):
         losses: "loss" and each output's, by label.
         shown: per output a number that is NaN where the output is not finite; empty where nobody asks.
         tally: after the batch.
-        seen: what the probe has found; None without one.
+        squares: |g|² of the pieces' own mean losses, averaged with their numbers of examples as weights; and how many
+            pieces there were. None where nobody asks for the gradient's noise.
     """
 
     gradients: list[Array]
@@ -86,7 +72,7 @@ class Summed(NamedTuple):
     losses: dict[str, Array]
     shown: list[Array]
     tally: Tally
-    seen: Any = None
+    squares: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +87,6 @@ class Pieces:
         penalties: (params) -> what the regularizers of the weights come to.
         outputs_of: brings a model's return value to a list.
         looks: whether outputs are looked at for what is not finite.
-        probe: looks at the gradients; None.
     """
 
     cut: Cut
@@ -111,7 +96,6 @@ class Pieces:
     penalties: Callable[[Any], list[Array]]
     outputs_of: Callable[[Any], list[Any]]
     looks: bool = False
-    probe: Probe | None = None
 
     def trained(self, params: Any, buffers: Any, tally: Tally, block: Block, step: Any, key: Array) -> Summed:
         """Loss and gradients of batch number `step`, and the tally after it."""
@@ -119,27 +103,29 @@ class Pieces:
         def gradient(carry: Summed, piece: Batch, counts: Any, size: Array) -> Summed:
             def loss_of(params: Any) -> tuple[Array, Any]:
                 loss, (outputs, losses, after) = self._share(params, carry.buffers, piece, key, size, counts)
-                return loss, (outputs, losses, after, [get_mask(output) for output in outputs])
+                return loss, (outputs, losses, after, beside(outputs))
 
-            added, (outputs, losses, buffers, masks) = jax.grad(loss_of, has_aux=True)(params)
-            for output, mask in zip(outputs, masks, strict=True):
-                set_mask(output, mask)  # `grad` hands out new arrays
-            seen = None if self.probe is None else self.probe.piece(carry.seen, added, piece.size / size)
+            added, (outputs, losses, buffers, known) = jax.grad(loss_of, has_aux=True)(params)
+            put_back(outputs, known)
+            squares = carry.squares
+            if squares is not None:
+                squares = squares[0] + _square(added) * size / piece.size, squares[1] + 1
             sums = [a + b.astype(a.dtype) for a, b in zip(carry.gradients, added, strict=True)]
-            return self._after(carry, outputs, losses, piece)._replace(gradients=sums, buffers=buffers, seen=seen)
+            return self._after(carry, outputs, losses, piece)._replace(gradients=sums, buffers=buffers, squares=squares)
 
         zeros = [jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)) for p in params]
-        start = self._start(buffers, tally)._replace(gradients=zeros)
-        if self.probe is not None:
-            start = start._replace(seen=self.probe.start(params))
+        squares = None if tally.noise is None else (jnp.zeros(()), jnp.zeros(()))
+        start = self._start(buffers, tally)._replace(gradients=zeros, squares=squares)
         summed = self._folded(gradient, start, params, block, step, key)
-        if self.probe is not None:
-            summed = summed._replace(seen=self.probe.end(summed.seen, summed.gradients))
+        gradients = summed.gradients
         if self.penalties(params):
             extra = jax.grad(lambda params: sum(self.penalties(params), jnp.zeros(())))(params)
-            summed = summed._replace(gradients=[a + b for a, b in zip(summed.gradients, extra, strict=True)])
-        gradients = [g.astype(p.dtype) for g, p in zip(summed.gradients, params, strict=True)]
-        return summed._replace(gradients=gradients)
+            gradients = [a + b for a, b in zip(gradients, extra, strict=True)]
+        if summed.squares is not None:
+            (small, pieces), size = summed.squares, block.sizes[step].astype(jnp.float32)
+            noise = _listened(summed.tally.noise, small, pieces, summed.gradients, gradients, size)
+            summed = summed._replace(tally=summed.tally._replace(noise=noise))
+        return summed._replace(gradients=[g.astype(p.dtype) for g, p in zip(gradients, params, strict=True)])
 
     def tested(self, params: Any, buffers: Any, tally: Tally, block: Block, step: Any) -> Tally:
         """The tally after an evaluation of batch number `step`."""
@@ -177,14 +163,15 @@ class Pieces:
 
         def count(carry: Any, piece: Batch) -> Any:
             buffers, counts = carry
-            outputs, after, _ = self._outputs(params, buffers, piece, key)
+            outputs, after, _ = self.outputs(params, buffers, piece, key)
             found = self.objective.counts(outputs, piece)
             return after, [a + b for a, b in zip(counts, found, strict=True)]
 
         zeros = [jnp.zeros(()) for _ in self.objective.losses]
         return self.cut.fold(count, (buffers, zeros), block, step)[1]
 
-    def _outputs(self, params: Any, buffers: Any, piece: Batch, key: Any) -> tuple[list[Any], Any, scope.Call]:
+    def outputs(self, params: Any, buffers: Any, piece: Batch, key: Any) -> tuple[list[Any], Any, scope.Call]:
+        """What the model makes of a piece, its other arrays after that, and what layers have said in it."""
         call = self.call(piece, key)
         with scope.calling(call):
             _, predictions, after = self.forward(params, buffers, piece.x, call)
@@ -195,7 +182,7 @@ class Pieces:
 
         What layers add to the loss is taken for a mean over examples, so it has a part in the batch's as its examples.
         """
-        outputs, after, call = self._outputs(params, buffers, piece, key)
+        outputs, after, call = self.outputs(params, buffers, piece, key)
         if key is not None and not (any(self.objective.losses) or call.losses or self.penalties(params)):
             raise ValueError("Nothing to minimise: give compile() a loss, or add one with add_loss() in a layer.")
         loss, parts = self.objective.share(outputs, piece, size, counts)
@@ -208,6 +195,24 @@ class Pieces:
         return carry._replace(
             losses=added, shown=shown, tally=self.objective.measure_piece(outputs, piece, carry.tally)
         )
+
+
+def _square(gradients: Sequence[Array]) -> Array:
+    return sum((jnp.square(g).sum(dtype=jnp.float32) for g in gradients), jnp.zeros(()))
+
+
+def _listened(
+    noise: Any, small: Array, pieces: Array, gradients: Sequence[Array], penalized: Sequence[Array], size: Array
+) -> Array:
+    """`Tally.noise` after a batch of `size` examples: its pieces' |g|², its gradient without and with the penalties.
+
+    Penalties are the same in every piece: they are no noise, but belong to the mean gradient.
+    """
+    large = _square(gradients)
+    grad_sq, trace = of_pieces(small, large, jnp.maximum(pieces, 2), size)
+    grad_sq = grad_sq + _square(penalized) - large
+    values = [jnp.ones(()), size, grad_sq, trace, grad_sq**2, grad_sq * trace, trace**2]
+    return accumulate(noise, jnp.where(pieces > 1, jnp.stack(values), 0))
 
 
 def predicted(forward: Callable[[Any], Any], x: Any, width: int, eager: bool) -> Any:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal import memory, sources
+from epochal import memory, micro, sources
 from epochal.arguments import Checked, check_labels, is_count
 from epochal.array_feed import ArrayFeed
 from epochal.batch_plan import BatchPlan, Measurements, duration, largest_within, make_plan, memory_of
@@ -192,9 +192,11 @@ class Trial:
         recipe = training.ready_to("plan_batch_size")
         self._clock, self._began, self._seed, self.n = clock, clock(), seed, given.n
         aligned = training.aligned(given)
-        rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
-        arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
-        examples = training.weighted(Examples(*arrays, n=len(rows)), class_weight)
+        if aligned.n > MOST_ROWS:
+            rows = np.sort(np.random.default_rng(seed).permutation(aligned.n)[:MOST_ROWS])
+            arrays = sources.read_rows((aligned.x, aligned.y, aligned.weight), rows)
+            aligned = Examples(*arrays, n=MOST_ROWS)
+        examples = training.weighted(aligned.read(), class_weight)  # not copied: that would be missing from the memory
         self._steps: Steps = training.steps(examples, recipe)
         check_labels(self._steps, examples)
         training.start_optimizer(self._steps.parts)
@@ -211,6 +213,12 @@ class Trial:
         self._noise: NoiseEstimate | None = None
         self._notes: list[str] = []
         self._rough = False
+
+    @property
+    def _piece(self) -> int | None:
+        """Examples that are run at once, where `compile` was told."""
+        asked = self._steps.micro_batch_size
+        return asked if isinstance(asked, int) else None
 
     @property
     def elapsed(self) -> float:
@@ -232,6 +240,7 @@ class Trial:
             sizes,
             tuple(self._notes),
             self.elapsed,
+            self._piece,
         )
 
     # -- seconds and bytes
@@ -260,6 +269,7 @@ class Trial:
                 if epochs is not None and len(self._feeds) == 1 and self._bytes.get(m, 0) <= self._limit.bytes:
                     max_seconds = self._worth(m, epochs, max_seconds)
         self._bracket_largest(max_seconds)
+        self._limit = min(self._limit, memory.limit(memory_limit, held=held))  # compiling took some of it
         fitting = [m for m in self._feeds if self._bytes.get(m, 0) <= self._limit.bytes]
         if not fitting:
             self._compile(1)
@@ -292,11 +302,12 @@ class Trial:
         return expected
 
     def _wanted(self, asked: tuple[int, ...] | None) -> list[int]:
-        n = self._examples.n
+        n, piece = self._examples.n, self._piece
         if asked is not None:
             return [m for m in sorted({*asked, min(16, n), min(128, n)}) if m <= n]
         sizes = [m for m in SIZES if m < n]
-        return sizes[:2] + [n] + sizes[2:] if n <= MOST_AT_ONCE else sizes
+        sizes = sizes[:2] + [n] + sizes[2:] if n <= MOST_AT_ONCE else sizes
+        return sizes if piece is None else list(dict.fromkeys([min(piece, n), *sizes]))  # where its need bends
 
     def _known_not_to_fit(self, m: int) -> bool:
         """Compiling something huge takes long itself."""
@@ -309,6 +320,7 @@ class Trial:
         feed = ArrayFeed(self._examples, m, True, self._seed, self._exact_tail)
         runner = TrainRunner(self._steps, feed.padded, self._seed, 0)
         block = next(iter(feed.epoch(0))).block
+        micro.cut(runner, block.order.shape[1])
         executable = runner.program.executable(*runner.arguments(block, runner.start(block)))
         self._feeds[m] = feed, runner, block, executable
         if hasattr(executable.function, "memory_analysis"):
@@ -352,18 +364,42 @@ class Trial:
         for turn in range(ROUNDS + 1):
             if turn > 1 and self._clock() - began_all > seconds:
                 break
-            for m, count in calls:
-                _, runner, block, executable = self._feeds[m]
-                tally, first, took = tallies[m], self._clock(), 0.0
-                while took == 0 or (turn > 0 and self._clock() - first < SLICE):
-                    began = self._clock()
-                    states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
-                    jax.block_until_ready(tally)
-                    took = self._clock() - began
-                    if turn > 0:  # the first one finds everything cold
-                        least[m, count] = min(least.get((m, count), math.inf), took)
-                tallies[m] = tally
+            for m, count in list(calls):
+                if (m, count) not in calls:
+                    continue
+                try:
+                    states, tallies[m], took = self._timed(states, tallies[m], m, count, SLICE if turn else 0.0)
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error) or m == min(size for size, _ in calls):
+                        raise
+                    self._found_not_to_fit(m)
+                    calls = {call: took for call, took in calls.items() if call[0] < m}
+                    least = {call: took for call, took in least.items() if call[0] < m}
+                    states = self._state(copied=True)  # the ones before were donated
+                    continue
+                if turn > 0:  # the first one finds everything cold
+                    least[m, count] = min(least.get((m, count), math.inf), took)
         self._seconds.update(_own_seconds(least))
+
+    def _timed(
+        self, states: TrainState, tally: Any, m: int, count: int, seconds: float
+    ) -> tuple[TrainState, Any, float]:
+        """State and tally behind some calls of `count` steps, for so many seconds, and what the fastest one took."""
+        _, runner, block, executable = self._feeds[m]
+        least, first = math.inf, self._clock()
+        while least == math.inf or self._clock() - first < seconds:
+            began = self._clock()
+            states, tally = executable(states, tally, block, runner._draw, np.int32(0), np.int32(count))
+            jax.block_until_ready(tally)
+            least = min(least, self._clock() - began)
+        return states, tally, least
+
+    def _found_not_to_fit(self, m: int) -> None:
+        """A step ran out of memory that was predicted to fit: there is less than was said."""
+        self._limit = memory.Limit(min(self._limit.bytes, self._bytes.get(m, 1) - 1), self._limit.source)
+        self._notes.append(
+            f"A step with {m:,} examples ran out of memory, so there is less than {self._limit.source} says."
+        )
 
     def _state(self, copied: bool) -> TrainState:
         parts, optimizer = self._steps.parts, self._steps.optimizer

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal import cache
+from epochal import cache, heap
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Executable:
         most: steps that were run at once so far.
         fits: whether it has been seen that the memory ought to suffice.
         tight: whether it takes most of it, so that any run may find it wanting: what another took is not free yet, say.
+        keeps: whether the memory that a run works in is kept for the next one.
     """
 
     function: Callable
@@ -33,6 +34,7 @@ class Executable:
     most: int = 0
     fits: bool = False
     tight: bool = False
+    keeps: bool = False
 
     @property
     def trusted(self) -> bool:
@@ -40,6 +42,8 @@ class Executable:
         return self.proven and not self.tight
 
     def __call__(self, *arguments: Any) -> Any:
+        if self.keeps:
+            heap.keep()
         return self.function(*arguments)
 
     def steps_in(self, seconds: float) -> int:
@@ -101,9 +105,16 @@ class Program:
             if _calls_python(traced.jaxpr.jaxpr):
                 self._python = True
                 traced = jax.jit(self._function).trace(*arguments)
-            found = self._executables[key] = Executable(traced.lower().compile())
+            compiled = traced.lower().compile()
+            found = self._executables[key] = Executable(compiled)
+            found.keeps = _works_in(compiled) >= heap.LARGE and heap.hold(found)
             self.compile_seconds += time.perf_counter() - start
         return found
+
+
+def _works_in(compiled: Any) -> int:
+    """Bytes on the host that a run allocates for what is between arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes if jax.default_backend() == "cpu" else 0
 
 
 def _calls_python(jaxpr: Any) -> bool:

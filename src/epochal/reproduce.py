@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from epochal import loop
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.lists import CallbackList
-from epochal.feed import Batch, take, take_piece
+from epochal.feed import Batch, Block, take, take_piece
+from epochal.pieces import Cut
 from epochal.state import TrainState
-from epochal.step import Steps
+from epochal.step import Steps, TrainRunner
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,12 @@ def _looked_at(reached: loop.Reached, epoch: int, number: int) -> Replayed:
         batch = take(block, index, reached.runner.padded)
     else:  # sizes that differ: there is no row of `order` for each batch
         batch = take_piece(block, index, 0, int(block.sizes[index]), padded=False)
-    state, key = reached.runner.state(), reached.runner.key
-    look = _look(steps) if steps.eager else jax.jit(_look(steps))
-    loss, outputs, gradients = jax.tree.map(np.asarray, look(state, batch, key))
+    if reached.runner.how is None:
+        look = _look(steps) if steps.eager else jax.jit(_look(steps))
+        found = look(reached.runner.state(), batch, reached.runner.key)
+    else:
+        found = _look_in_pieces(reached.runner, reached.runner.how, block, index)
+    loss, outputs, gradients = jax.tree.map(np.asarray, found)
     values = dict(zip(steps.judged_values, [*outputs, loss, *gradients], strict=True))
     m = int(batch.size)
     return Replayed(
@@ -125,3 +129,29 @@ def _look(steps: Steps) -> Callable[[TrainState, Batch, Any], tuple]:
         return loss, outputs, list(gradients)
 
     return look
+
+
+def _look_in_pieces(runner: TrainRunner, cut: Cut, block: Block, index: int) -> tuple:
+    """Of a step that had been cut: by the same pieces, so that it takes no more memory."""
+    steps, state, key, tally = runner.steps, runner.state(), runner.key, runner.start(block)
+    pieces = steps.pieces(cut)
+
+    def gradients_of(state: TrainState, block: Block, key: Any) -> tuple:
+        summed = pieces.trained(state.params, state.buffers, tally, block, index, key)
+        return summed.losses["loss"], summed.gradients
+
+    def outputs_of(params: Any, buffers: Any, piece: Batch, key: Any) -> tuple:
+        outputs, after, _ = pieces.outputs(params, buffers, piece, key)
+        return outputs, after
+
+    if not steps.eager:
+        gradients_of, outputs_of = jax.jit(gradients_of), jax.jit(outputs_of)
+
+    def add(carry: tuple, piece: Batch) -> tuple:
+        buffers, parts = carry
+        outputs, buffers = outputs_of(state.params, buffers, piece, key)
+        return buffers, [*parts, [np.asarray(output)[: int(piece.size)] for output in outputs]]
+
+    loss, gradients = gradients_of(state, block, key)
+    _, parts = replace(cut, eager=True).fold(add, (state.buffers, []), block, index)
+    return loss, [np.concatenate(part) for part in zip(*parts, strict=True)], gradients

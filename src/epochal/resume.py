@@ -205,9 +205,9 @@ class Saved:
     def seek(self) -> None:
         """Takes the data to where it was."""
         with _usable(self._checkpoint):
-            self._run.feed.seek(self._content["place"])
             if self._run.held is not None:
                 self._run.held.seek(self._content["held"])
+            self._run.feed.seek(self._content["place"])  # last: of random numbers that both draw, its place counts
 
     def put_back(self) -> None:
         """Makes everything but the data what it was."""

@@ -6,7 +6,8 @@
     curves.png     drawn by report.py
     plan.json      how the batch size was measured, if it was
     model/         `load_model` reads it; preprocessing.json beside the weights
-    backup/        until the run has ended: how it was begun (begun.json) and its checkpoints, to go on from
+    backup/        until the run has ended, and of one that diverged: how it was begun (begun.json) and its checkpoints,
+                   to go on from and to replay steps
 
 Nothing of training is imported here but the base of callbacks.
 """
@@ -63,7 +64,8 @@ def check_free(folder: Path) -> None:
         raise NotADirectoryError(f"{str(folder)!r} is a file, expected a folder for the run.")
     held = [name for name in _OURS if (folder / name).exists()]
     if held:
-        hint = f", or go on with it: epochal fit --resume {folder}" if (folder / BACKUP / _BEGUN).exists() else ""
+        goes_on = (folder / BACKUP / _BEGUN).exists() and not has_ended(folder)
+        hint = f", or go on with it: epochal fit --resume {folder}" if goes_on else ""
         raise FileExistsError(f"{str(folder)!r} already holds a run ({held[0]}): choose another --run-dir{hint}.")
 
 

@@ -13,10 +13,9 @@ from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch, Block, take
-from epochal.masks import get_mask, set_mask
 from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
-from epochal.objective import Logs, Means, Objective, Tally
+from epochal.objective import Logs, Means, Objective, Tally, beside, put_back
 from epochal.optimizers import Optimizer
 from epochal.pieces import Cut, Pieces, predicted
 from epochal.program import Executable, Program
@@ -53,6 +52,8 @@ class Steps:
         most: kind of program -> how many rows of a batch are run at once, where the memory does not suffice for all.
         adders: names of the layers that have called `add_loss` in batches that are cut.
         told: whether the user knows for which code a piece of a batch may not be the same as the whole.
+        listens: whether somebody asks for the gradient's noise.
+        heard: what the last pass has found of it, as of `Tally.noise`; None where its batches were not cut.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Steps:
         self.on_nonfinite, self.micro_batch_size = on_nonfinite, micro_batch_size
         self.most: dict[str, int] = {}
         self.adders: dict[str, None] = {}
-        self.told = False
+        self.told = self.listens = False
+        self.heard: Any = None
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
@@ -101,7 +103,16 @@ class Steps:
             state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
-        return self.train_report.start._replace(skips=self.record())
+        cut = self.listens and custom is None and self.width_of("train", block.order.shape[1]) is not None
+        return self.train_report.start._replace(
+            skips=self.record(), noise=np.zeros((2, 7), np.float32) if cut else None
+        )
+
+    def width_of(self, kind: str, rows: int) -> int | None:
+        """Rows per piece of batches of so many, for pieces as equal as may be; None where one suffices."""
+        asked = self.micro_batch_size if isinstance(self.micro_batch_size, int) and kind != "predict" else None
+        most = self.most.get(kind, asked)
+        return None if most is None or rows <= most else -(-rows // -(-rows // most))
 
     def record(self, steps: int = 0) -> Record | None:
         """What is known of updates left out behind so many batches, none of them; None where none ever is."""
@@ -213,11 +224,10 @@ class Steps:
             if not any(objective.losses) and not call.losses and self.custom.loss is None:
                 raise ValueError("Nothing to minimise: give compile() a loss, or add one with add_loss() in a layer.")
             outputs = self.outputs_of(predictions)
-            return loss, (buffers, loss, outputs, [get_mask(output) for output in outputs])
+            return loss, (buffers, loss, outputs, beside(outputs))
 
-        gradients, (buffers, loss, outputs, masks) = jax.grad(loss_of, has_aux=True)(state.params)
-        for output, mask in zip(outputs, masks, strict=True):
-            set_mask(output, mask)  # `grad` hands out new arrays
+        gradients, (buffers, loss, outputs, known) = jax.grad(loss_of, has_aux=True)(state.params)
+        put_back(outputs, known)
         params, opt = optimizer.update(list(gradients), state.opt, list(state.params))
         return TrainState(tuple(params), buffers, opt), loss, outputs, gradients
 
@@ -239,7 +249,7 @@ class Steps:
     ) -> tuple[TrainState, Tally]:
         """The state and the tally after one step on batch number `step` of the block, which is cut."""
         assert self.optimizer is not None
-        summed = self._pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
+        summed = self.pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
         params, opt = self.optimizer.update(list(summed.gradients), state.opt, list(state.params))
         after, noted, bad = self._checked(
             state,
@@ -254,7 +264,8 @@ class Steps:
             measured = chosen(bad, before, measured)
         return after, measured._replace(skips=noted.skips)
 
-    def _pieces(self, cut: Cut) -> Pieces:
+    def pieces(self, cut: Cut) -> Pieces:
+        """Its steps on batches that are cut."""
         assert self.objective is not None
         looks = self.on_nonfinite != "ignore"
 
@@ -309,7 +320,7 @@ class Steps:
             def body(i: Any, carry: Any) -> Any:
                 kept, tally = carry
                 if cut is not None:
-                    return kept, self._pieces(cut).tested(params, buffers, tally, block, i)
+                    return kept, self.pieces(cut).tested(params, buffers, tally, block, i)
                 after, tally = self.test_step(params, buffers if kept is None else kept, tally, take(block, i, padded))
                 return after if self.parts.stateful else None, tally
 
@@ -350,6 +361,7 @@ class _Runner:
     Attributes:
         padded: whether batches may hold padding.
         width: rows that are run at once, of batches that are cut; None: all.
+        how: they are cut; None: not at all.
         program: what is run.
     """
 
@@ -365,6 +377,7 @@ class _Runner:
         if width is not None and self.steps.row_independent:  # else the last piece has its true shape
             padded = padded or rows % width != 0
         self.width, self.program = width, self.steps.program(self.kind, padded, width)
+        self.how = None if width is None else Cut(width, padded, self.steps.eager)
 
 
 class TrainRunner(_Runner):
@@ -401,8 +414,9 @@ class TrainRunner(_Runner):
         if len(arrays) < structure.num_leaves:
             raise TypeError(f"expected {structure.num_leaves} arrays of metrics so far, got {len(arrays)}")
         tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
+        noise = noted.pop() if len(noted) % len(Record._fields) else None
         record = self.steps.record(steps)  # what is done about such updates may have changed
-        return tally._replace(skips=Record(*noted) if record is not None and noted else record)
+        return tally._replace(skips=Record(*noted) if record is not None and noted else record, noise=noise)
 
     def read(self, tally: Tally) -> Logs:
         """The reported numbers. Waits for the device."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,89 +14,13 @@ import jax
 import numpy as np
 
 from epochal import sources
+from epochal.drawn import Drawn, Stream, has_state
+from epochal.iterated import Iterated, OneShot
+from epochal.loaders import Loader, is_loader
 from epochal.order import epoch_order
 from epochal.pydataset import DatasetCreator, InputContext, PyDataset
 from epochal.sources import Examples
 from epochal.workers import Workers
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One batch as it was drawn.
-
-    Attributes:
-        examples: the batch.
-        number: of the pass over the data that it belongs to.
-        ids: (n,) uint32 ids of its examples; the same in every pass where the data tells them apart.
-        mark: where the data is behind this batch, as the stream's `seek` takes it; None where counting batches does.
-    """
-
-    examples: Examples
-    number: int
-    ids: np.ndarray
-    mark: Any = None
-
-
-class Stream:
-    """Batches, epoch by epoch; each is drawn once.
-
-    Attributes:
-        limit: batches per epoch that were asked for; None is one pass, -1 an epoch without end.
-        expected: batches per epoch, as far as that is known.
-        dry: whether the data has ended and cannot be gone over again.
-        say: takes messages for the user.
-        keeps_state: whether to ask data with a state of its own for that behind every batch.
-    """
-
-    def __init__(self, limit: int | None = None, expected: int | None = None):
-        self.limit, self.dry = limit, False
-        self.expected = None if limit == -1 else expected if limit is None else limit
-        self.say: Callable[[str], None] = print
-        self.keeps_state = False
-        self._open: tuple[int, Iterator[Drawn]] | None = None
-        self._skip = (-1, 0)  # in this epoch so many batches are through already
-
-    def begin(self, epoch: int) -> Examples | None:
-        """The first batch of an epoch, which `epoch` will give as well; None when there is none."""
-        if self._open is None or self._open[0] != epoch:
-            batches = self._draw(epoch)
-            first = next(batches, None)
-            if first is None:
-                return None
-            self._open = (epoch, itertools.chain([first], batches))
-        first, rest = next(self._open[1]), self._open[1]
-        self._open = (epoch, itertools.chain([first], rest))
-        return first.examples
-
-    def epoch(self, epoch: int) -> Iterator[Drawn]:
-        """The batches of an epoch."""
-        opened, self._open = self._open, None
-        return opened[1] if opened is not None and opened[0] == epoch else self._draw(epoch)
-
-    def _draw(self, epoch: int) -> Iterator[Drawn]:
-        raise NotImplementedError
-
-    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
-        """Where batch number `batch` of an epoch begins, as data for `seek`; `mark` is that of the batch before it."""
-        return {"epoch": epoch, "batch": batch, "mark": mark}
-
-    def seek(self, place: dict[str, Any]) -> None:
-        """Goes on at a place, before any epoch but the first one is begun."""
-        self._open, self._skip = None, (place["epoch"], place["batch"])
-
-    def skipped(self, epoch: int) -> int:
-        """How many batches of an epoch are through before it is drawn: of the one in which a run goes on."""
-        return self._skip[1] if self._skip[0] == epoch else 0
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells this data from other data."""
-        return {"batches": self.expected}
-
-    def end_epoch(self) -> None:
-        """After an epoch, before the next one's first batch is drawn."""
-
-    def close(self) -> None:
-        """When no more batches will be drawn."""
 
 
 class Made(Stream):
@@ -172,12 +97,13 @@ class Made(Stream):
         getattr(self._dataset, "on_epoch_end", lambda: None)()
 
     def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
-        own = self._dataset.state_dict() if self.keeps_state and _has_state(self._dataset) else None
+        asked = self.keeps_state and has_state(self._dataset)
+        own = copy.deepcopy(self._dataset.state_dict()) if asked else None  # it may be what the dataset goes on with
         return {"epoch": epoch, "batch": batch, "mark": own}
 
     def seek(self, place: dict[str, Any]) -> None:
         epoch = place["epoch"]
-        if place["mark"] is not None and _has_state(self._dataset):
+        if place["mark"] is not None and has_state(self._dataset):
             self._dataset.load_state_dict(place["mark"])
             self._begun = epoch if place["batch"] else None
         else:  # what a dataset changes between epochs it changes once more
@@ -190,158 +116,6 @@ class Made(Stream):
 
     def close(self) -> None:
         self._workers.close()
-
-
-class Iterated(Stream):
-    """A dataset that can be gone over again and again.
-
-    A run that goes on within a pass starts that pass again and skips what is through, unless the dataset or its
-    iterator has a state that can be put back: `state_dict` and `load_state_dict` (torchdata), `get_state` and
-    `set_state` (Grain).
-
-    Args:
-        dataset: `iter(dataset)` starts a new pass.
-        read: brings what it gives to `Examples`.
-        again: whether an epoch goes on where the last one ended, and starts over when a pass is through. Otherwise
-            every epoch is the beginning of a new pass.
-    """
-
-    def __init__(self, dataset: Iterable[Any], read: Callable[[Any], Examples], limit: int | None, again: bool):
-        super().__init__(limit, _length_of(dataset))
-        self._dataset, self._read = dataset, read
-        self._again = again and limit is not None
-        self._pass: Iterator[Drawn] = iter(())
-        self._number = -1
-        self._goes_on = False  # within the pass that `seek` has opened
-
-    def _draw(self, epoch: int) -> Iterator[Drawn]:
-        if not self._again:
-            if not self._goes_on:
-                self._start(epoch)
-            self._goes_on = False
-            limit = None if self.limit is None else self.limit - self.skipped(epoch)
-            yield from itertools.islice(self._pass, limit)
-            return
-        for _ in itertools.count() if self.limit == -1 else range((self.limit or 0) - self.skipped(epoch)):
-            drawn = next(self._pass, None)
-            if drawn is None:
-                self._start(self._number + 1)
-                drawn = next(self._pass, None)
-            if drawn is None:
-                return
-            yield drawn
-
-    def _start(self, number: int, mark: dict[str, Any] | None = None) -> None:
-        self._number = number
-        self._pass = _noted(self, self._dataset, self._read, number, mark)
-
-    def seek(self, place: dict[str, Any]) -> None:
-        mark, within = place["mark"], self._again or place["batch"] > 0
-        if mark is None:  # nothing has been drawn but, perhaps, the first batch
-            return
-        super().seek(place)
-        if mark["state"] is not None:
-            self._start(mark["number"], mark)
-            if not within and self.limit is None:
-                deque(self._pass, maxlen=0)  # the data notices that its pass has ended, and begins another
-        elif within:
-            self._start(mark["number"])
-            _skip(self._pass, mark["batches"], mark["batches"], self._dataset, self.say)
-        self._goes_on = within
-
-
-class OneShot(Stream):
-    """A generator or another iterator: it goes on from epoch to epoch, and ends once."""
-
-    def __init__(self, iterator: Iterator[Any], read: Callable[[Any], Examples], limit: int | None):
-        super().__init__(limit)
-        self._iterator, self._read = iterator, read
-        self._batches = _noted(self, iterator, read, 0)
-        self._drawn = 0
-
-    def _draw(self, epoch: int) -> Iterator[Drawn]:
-        endless = self.limit in (None, -1)
-        for _ in itertools.count() if endless else range((self.limit or 0) - self.skipped(epoch)):
-            drawn = next(self._batches, None)
-            if drawn is None:
-                self.dry = True
-                return
-            self._drawn += 1
-            yield drawn
-
-    def seek(self, place: dict[str, Any]) -> None:
-        mark = place["mark"]
-        if mark is None:  # nothing has been drawn but, perhaps, the first batch
-            return
-        super().seek(place)
-        if mark["state"] is not None:
-            self._batches = _noted(self, self._iterator, self._read, 0, mark)
-        else:
-            _skip(self._batches, mark["batches"] - self._drawn, mark["batches"], self._iterator, self.say)
-        self._drawn = mark["batches"]
-
-
-def _noted(
-    stream: Stream,
-    data: Any,
-    read: Callable[[Any], Examples],
-    number: int,
-    mark: dict[str, Any] | None = None,
-) -> Iterator[Drawn]:
-    """The batches of a pass with its examples numbered through, and where the data is behind each.
-
-    Args:
-        stream: whose they are.
-        data: what is gone over.
-        read: brings what it gives to `Examples`.
-        number: of the pass.
-        mark: go on there.
-    """
-    if mark is not None and _has_state(data):
-        data.load_state_dict(mark["state"])
-    iterator = iter(data)
-    if mark is not None and hasattr(iterator, "set_state"):
-        iterator.set_state(mark["state"])
-    batches, seen = (mark["batches"], mark["examples"]) if mark is not None else (0, 0)
-    for element in iterator:
-        state = _state_of(data, iterator) if stream.keeps_state else None
-        examples = read(element)
-        ids = np.arange(seen, seen + examples.n, dtype=np.uint32)
-        batches, seen = batches + 1, seen + examples.n
-        yield Drawn(examples, number, ids, {"number": number, "batches": batches, "examples": seen, "state": state})
-
-
-def _state_of(data: Any, iterator: Any) -> Any:
-    if _has_state(data):
-        return data.state_dict()
-    return iterator.get_state() if hasattr(iterator, "get_state") else None
-
-
-def _has_state(data: Any) -> bool:
-    return hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
-
-
-def _skip(batches: Iterator[Drawn], count: int, of: int, data: Any, say: Callable[[str], None]) -> None:
-    """Takes batches that are through already: the last `count` of `of`.
-
-    Raises:
-        ValueError: the data has fewer.
-    """
-    if count > 0:
-        say(f"Going on: {of} batches of the {type(data).__name__} are read again and skipped.")
-    for number in range(of - count, of):
-        if next(batches, None) is None:
-            raise ValueError(
-                f"The run goes on behind {of} batches of a {type(data).__name__}, which now ends after {number}. "
-                "Give it the same data, or delete its backup to start again."
-            )
-
-
-def _length_of(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:  # no length, or an endless one
-        return None
 
 
 # -- which kind
@@ -427,9 +201,7 @@ def _stream_of(
         return Made(x, read, limit, again, lambda n, number: _order(n, bool(shuffle), seed, number), workers)
     if hasattr(x, "__next__"):
         return OneShot(x, read, limit)
-    if _gives_lists(x):
-        return Iterated(_Tupled(x), read, limit, again)
-    return Iterated(x, read, limit, again)
+    return Iterated(Loader(x) if is_loader(x) else x, read, limit, again)
 
 
 def _order(length: int, shuffle: bool, seed: int, number: int) -> Sequence[int]:
@@ -457,23 +229,6 @@ def element_examples(element: Any, method: str) -> Examples:
             f"Expected batches (x,), (x, y) or (x, y, sample_weight), the dataset gave a tuple of {len(element)}."
         )
     return sources.as_examples(*element, method=method)
-
-
-class _Tupled:
-    """A torch `DataLoader`, whose batches are lists where the examples were tuples."""
-
-    def __init__(self, loader: Any):
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (tuple(batch) if isinstance(batch, list) else batch for batch in self._loader)
-
-
-def _gives_lists(x: Any) -> bool:
-    return hasattr(x, "batch_sampler") and hasattr(x, "dataset")
 
 
 def _is_sequence(x: Any) -> bool:

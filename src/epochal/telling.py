@@ -63,5 +63,7 @@ def result(options: Fit, summary: dict[str, Any], folder: Path, problem: str | N
         say("not saved", problem)
     if summary["status"] == "interrupted":
         say("go on with", f"epochal fit --resume {folder}")
+    if summary["status"] == "diverged":  # no epoch's val_loss was finite: it did so in the first one
+        say("look into it", f"epochal replay {folder} --epoch 1 --batch 1, and the batches behind it")
     files = ["model/"] * (problem is None) + ["curves.png"] * options.plot
     say("run folder", f"{folder}{os.sep}  {', '.join([*files, 'history.csv', 'summary.json', 'log.jsonl'])}")

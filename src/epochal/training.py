@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
-from epochal import loop, scope, sources
+from epochal import heap, loop, scope, sources
 from epochal.arguments import (
     DEFAULT_BATCH_SIZE,
     array_chunks,
@@ -34,6 +34,7 @@ from epochal.callbacks.lists import CallbackList
 from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
 from epochal.display import Display
+from epochal.drawn import Stream
 from epochal.feed import Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
@@ -45,7 +46,7 @@ from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
-from epochal.streams import Stream, Workforce, as_stream, is_stream, made
+from epochal.streams import Workforce, as_stream, is_stream, made
 
 _NO_TRACE = get_opaque_trace_state(convention="nnx")
 
@@ -393,7 +394,9 @@ class Training:
         factor = closing.enter_context(scaled(optimizer, rule, DEFAULT_BATCH_SIZE, batch_size))
         if factor == 1:
             return None
-        return f"Learning rate times {factor:.4g} for batches of {batch_size}: {optimizer.learning_rate:.4g} ({rule})."
+        rate = float(optimizer.learning_rate)
+        sizes = f"batches of {DEFAULT_BATCH_SIZE} → {batch_size}"
+        return f"Learning rate {rate / factor:.4g} → {rate:.4g}, times {factor:.4g} by {rule!r} for {sizes}."
 
     def next_draw(self) -> tuple[int, int]:
         """What the next call of `train_on_batch` draws masks by."""
@@ -617,7 +620,7 @@ def _first_twice(array: Any) -> Any:
 
 @contextmanager
 def running(session: loop.Session) -> Iterator[None]:
-    """Ctrl-C and the display are set right again by whatever way the method ends; callbacks learn of an exception."""
+    """Whatever way the method ends: Ctrl-C, display and heap are set right again, callbacks learn of an exception."""
     try:
         with session.interrupts.heard():
             yield
@@ -626,3 +629,4 @@ def running(session: loop.Session) -> Iterator[None]:
         raise
     finally:
         session.display.close()
+        heap.pause()

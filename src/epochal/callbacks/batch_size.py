@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from epochal.callbacks.base import Logs
-from epochal.callbacks.monitor import Monitor
+from epochal.callbacks.monitor import Plateau
 from epochal.optimizers.scaling import check_scalable, scale_learning_rate
 
 
-class BatchSizeSchedule(Monitor):
+class BatchSizeSchedule(Plateau):
     """Changes the batch size at the start of epochs; larger batches do what smaller learning rates do.
 
     Raising the batch size instead of lowering the learning rate takes as many epochs and fewer steps (Smith et al.
@@ -58,7 +58,7 @@ class BatchSizeSchedule(Monitor):
         cooldown: int = 0,
         verbose: int = 0,
     ):
-        super().__init__("noise_scale_low" if schedule == "noise" else monitor, mode, min_delta)
+        super().__init__("noise_scale_low" if schedule == "noise" else monitor, mode, min_delta, patience, cooldown)
         if not (isinstance(schedule, Mapping) or callable(schedule) or schedule in ("plateau", "noise")):
             raise ValueError(
                 f'Expected schedule to be a dict, a function, "plateau" or "noise", got {schedule!r}; a dict is '
@@ -74,14 +74,13 @@ class BatchSizeSchedule(Monitor):
             if size is not None:
                 _checked(size, 1)
         self.schedule, self.by, self.lr_scaling, self.max_batch_size = schedule, by, lr_scaling, max_batch_size
-        self.factor, self.patience, self.cooldown, self.verbose = factor, patience, cooldown, verbose
+        self.factor, self.verbose = factor, verbose
         self._feed: Any = None
         self._begin(1)
 
     def _begin(self, size: int) -> None:
         self.size = self._next = size
-        self.wait = self.cooldown_counter = 0
-        self.best: float | None = None
+        self.forget()
         self._scaled = 1.0  # what the learning rate has been multiplied with
         self._seen: int | None = None  # examples
         self._epoch = 0
@@ -155,24 +154,11 @@ class BatchSizeSchedule(Monitor):
         if logs is not None:
             logs["batch_size"] = self.size
         if self.schedule == "plateau":
-            self._watch(self.value_in(logs))
+            if self.stuck(self.value_in(logs)):
+                self._next = int(self.size * self.factor)
         elif self.schedule == "noise":
             value = self.value_in(logs)
             if value is not None and value >= self.size * self.factor:
-                self._next = int(self.size * self.factor)
-
-    def _watch(self, value: Any) -> None:
-        if value is None:
-            return
-        if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.wait = 0
-        if self.improves(value, self.best):
-            self.best, self.wait = value, 0
-        elif self.cooldown_counter <= 0:
-            self.wait += 1
-            if self.wait >= self.patience:
-                self.wait, self.cooldown_counter = 0, self.cooldown
                 self._next = int(self.size * self.factor)
 
     def on_train_end(self, logs: Logs | None = None) -> None:

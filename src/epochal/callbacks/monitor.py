@@ -75,3 +75,39 @@ class Monitor(Callback):
         if best is None:
             best = -math.inf if self.higher_is_better else math.inf
         return value - self.min_delta > best if self.higher_is_better else value + self.min_delta < best
+
+
+class Plateau(Monitor):
+    """A callback that acts where `monitor` has not improved for `patience` epochs.
+
+    Args:
+        monitor, mode, min_delta: see `Monitor`.
+        patience: epochs without improvement.
+        cooldown: epochs after it has acted that do not count.
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: int | float, patience: int, cooldown: int):
+        super().__init__(monitor, mode, min_delta)
+        self.patience, self.cooldown = patience, cooldown
+        self.forget()
+
+    def forget(self) -> None:
+        """Before training."""
+        self.wait = self.cooldown_counter = 0
+        self.best: float | None = None
+
+    def stuck(self, value: Any) -> bool:
+        """Whether it is to act after an epoch with this value; counts on. None counts for nothing."""
+        if value is None:
+            return False
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.wait = 0
+        if self.improves(value, self.best):
+            self.best, self.wait = value, 0
+        elif self.cooldown_counter <= 0:
+            self.wait += 1
+        if self.wait == 0 or self.wait < self.patience:
+            return False
+        self.wait, self.cooldown_counter = 0, self.cooldown
+        return True

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
 from epochal.callbacks.base import Callback, Logs
-from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
+from epochal.critical_batch import Moments, NoiseEstimate, combined, moments, moments_of_batches
 from epochal.gradients import chunk_size, grouped, squares_and_products
 
 
 class NoiseScale(Callback):
-    """Measures the gradient noise scale after epochs, and logs it with its interval.
+    """Measures the gradient noise scale in epochs of training, and logs it with its interval.
 
     It logs `noise_scale`, `noise_scale_low` and `noise_scale_high` (95 %), in examples; infinite where the mean
-    gradient cannot be told from zero. Each measurement draws examples at random and takes their gradients at the
-    weights after the epoch, as `gradient_noise_scale` does. The last five since the learning rate changed are averaged.
-    What is measured depends on the epoch's number alone, so a run that goes on logs the same.
+    gradient cannot be told from zero, NaN before the first measurement. The last five since the learning rate changed
+    are averaged. What is measured depends on the epoch's number alone, so a run that goes on logs the same.
+
+    Batches that are run in micro-batches tell it for nothing: each has the gradients of its pieces and their mean, all
+    at the same weights. So every batch counts; where it turns out in training that batches have to be cut, from the
+    next epoch on. Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
+    drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
     Args:
-        every: measure after every so many epochs, the first one among them. None: as many as keep the cost of a
-            measurement below 2 % of the time that they take to train.
+        every: measure in every so many epochs, the first one among them. None: in each, where batches are cut; else
+            after as many as a measurement costs at most 2 % of the time of. A short run of small data may have none,
+            with a warning.
         examples: how many examples are drawn for a measurement; the noise scales that it can tell reach about as far.
             None: 128, or more where epochs are so long that a part of 2 % of each would be left.
         seed: of the draws.
@@ -39,6 +45,7 @@ class NoiseScale(Callback):
     COST = 10  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
     SHARE = 0.02
     KEPT = 5
+    LEAST = 3  # batches that a measurement is made of, where they are cut
 
     def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
         for name, value in (("every", every), ("examples", examples)):
@@ -54,6 +61,7 @@ class NoiseScale(Callback):
     def _reset(self) -> None:
         self.estimate: NoiseEstimate | None = None
         self._measured: list[Moments] = []
+        self._sums = np.zeros(7)  # of batches that were too few yet
         self._rate: float | None = None
         self._first: int | None = None
 
@@ -62,30 +70,59 @@ class NoiseScale(Callback):
         if feed.n < 3:
             raise ValueError(f"NoiseScale needs at least 3 examples, got {feed.n}.")
         self._steps, self._feed = steps, feed
+        steps.listens, steps.heard = True, None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"measured": [list(m) for m in self._measured], "rate": self._rate, "first": self._first}
+        measured, heard = [list(m) for m in self._measured], None if self._steps is None else self._steps.heard
+        sums = {"sums": self._sums.tolist(), "heard": None if heard is None else np.asarray(heard).tolist()}
+        return {"measured": measured, "rate": self._rate, "first": self._first, **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._measured = [Moments(a, b, tuple(c), *counts) for a, b, c, *counts in state["measured"]]
-        self._rate, self._first = state["rate"], state["first"]
+        self._rate, self._first, self._sums = state["rate"], state["first"], np.array(state["sums"])
+        self._steps.heard = None if state["heard"] is None else np.array(state["heard"])
         self._estimate()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()
 
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self._steps is None:
+            return
+        self._steps.listens = False
+        if self.estimate is None and self.every is None and self._first is not None:
+            warnings.warn(
+                "NoiseScale measured nothing: it takes at most 2 % of the time, and with "
+                f"{self._feed.n:,} examples the first measurement is within that after {self.due_every(self.drawn)} "
+                "epochs. NoiseScale(every=1) measures in each.",
+                stacklevel=2,
+            )
+
+    def on_exception(self, error: BaseException) -> None:
+        if self._steps is not None:
+            self._steps.listens = False
+
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self._feed is None:  # in a loop of one's own
             return
         self._first = epoch if self._first is None else self._first
-        drawn = self.drawn
-        if (epoch - self._first) % self.due_every(drawn) == 0:
-            self._measure(epoch, drawn)
+        if self._due(epoch - self._first):
+            self._forget()
+            if self._steps.heard is not None:
+                self._hear(np.asarray(self._steps.heard, np.float64).sum(axis=0))
+            elif "train" not in self._steps.most:  # else the memory does not suffice for more
+                self._measure(epoch, self.drawn)
             self._estimate()
         if logs is not None:
             found = self.estimate
             values = (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
             logs.update(zip(("noise_scale", "noise_scale_low", "noise_scale_high"), values, strict=True))
+
+    def _due(self, passed: int) -> bool:
+        """Whether an epoch is measured, so many after the first."""
+        if self.every is not None or self._steps.heard is not None:
+            return passed % (self.every or 1) == 0
+        return (passed + 1) % self.due_every(self.drawn) == 0  # when it is paid for
 
     @property
     def drawn(self) -> int:
@@ -101,10 +138,22 @@ class NoiseScale(Callback):
             return self.every
         return max(1, math.ceil(self.COST * drawn / (self.SHARE * self._feed.n)))
 
-    def _measure(self, epoch: int, drawn: int) -> None:
+    def _forget(self) -> None:
+        """Starts anew where the learning rate is another."""
         rate = _rate_of(self.model.optimizer)
         if rate != self._rate:
-            self._measured, self._rate = [], rate
+            self._measured, self._sums, self._rate = [], np.zeros(7), rate
+
+    def _hear(self, sums: np.ndarray) -> None:
+        """Takes what the pieces of an epoch's batches tell."""
+        if not np.isfinite(sums).all():
+            return
+        self._sums = self._sums + sums
+        if self._sums[0] >= self.LEAST:
+            self._measured = [*self._measured, moments_of_batches(self._sums)][-self.KEPT :]
+            self._sums = np.zeros(7)
+
+    def _measure(self, epoch: int, drawn: int) -> None:
         group = max(1, min(self.GROUP, drawn // 8))
         rows = np.random.default_rng((self.seed, epoch)).choice(self._feed.n, drawn - drawn % group, replace=False)
         data, ids = grouped(self._feed.taken(rows), rows, group)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from epochal.callbacks.base import Callback, Logs
-from epochal.callbacks.monitor import Monitor
+from epochal.callbacks.monitor import Plateau
 
 
 class LearningRateScheduler(Callback):
@@ -41,7 +41,7 @@ class LearningRateScheduler(Callback):
             logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
-class ReduceLROnPlateau(Monitor):
+class ReduceLROnPlateau(Plateau):
     """Multiplies the learning rate by `factor` when a value has not improved for `patience` epochs.
 
     Args:
@@ -69,16 +69,10 @@ class ReduceLROnPlateau(Monitor):
         cooldown: int = 0,
         min_lr: int | float = 0,
     ):
-        super().__init__(monitor, mode, min_delta)
+        super().__init__(monitor, mode, min_delta, patience, cooldown)
         if factor >= 1:
             raise ValueError(f"Expected factor below 1, got {factor}.")
-        self.factor, self.patience, self.verbose = factor, patience, verbose
-        self.cooldown, self.min_lr = cooldown, min_lr
-        self._reset()
-
-    def _reset(self) -> None:
-        self.wait = self.cooldown_counter = 0
-        self.best: float | None = None
+        self.factor, self.verbose, self.min_lr = factor, verbose, min_lr
 
     def state_dict(self) -> dict[str, Any]:
         return {"wait": self.wait, "cooldown_counter": self.cooldown_counter, "best": self.best}
@@ -87,29 +81,18 @@ class ReduceLROnPlateau(Monitor):
         self.wait, self.cooldown_counter, self.best = state["wait"], state["cooldown_counter"], state["best"]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._reset()
+        self.forget()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         optimizer = self.model.optimizer
         if logs is not None:
             logs["learning_rate"] = float(optimizer.learning_rate)
-        value = self.value_in(logs)
-        if value is None:
-            return
-        if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.wait = 0
-        if self.improves(value, self.best):
-            self.best, self.wait = value, 0
-        elif self.cooldown_counter <= 0:
-            self.wait += 1
-            if self.wait >= self.patience:
-                self._reduce(epoch)
+        if self.stuck(self.value_in(logs)):
+            self._reduce(epoch)
 
     def _reduce(self, epoch: int) -> None:
         optimizer = self.model.optimizer
         old = optimizer.learning_rate
-        self.wait, self.cooldown_counter = 0, self.cooldown
         if old <= self.min_lr:
             return
         optimizer.learning_rate = max(old * self.factor, self.min_lr)

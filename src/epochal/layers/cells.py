@@ -230,6 +230,11 @@ class LSTMCell(_GatedCell):
 
     gates, state_count = 4, 2
 
+    @property
+    def usual(self) -> bool:
+        """Whether the activations are those of the paper and the defaults, for which `lstm.run` does the same."""
+        return self.functions == [activations.tanh, activations.sigmoid]
+
     def __init__(
         self,
         units: int,

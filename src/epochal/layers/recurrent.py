@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Shaped
 
 from epochal import activations
-from epochal.layers import arguments
+from epochal.layers import arguments, lstm
 from epochal.layers.base import Layer, Shape
 from epochal.layers.cells import (
     GRUCell,
@@ -154,6 +154,9 @@ class RNN(Layer):
             kernel, bias = cell.recurrent_weights()
             # A function of the user's may hold weights, whose gradient is found only step by step.
             known = all(function in _NAMED_ACTIVATIONS for function in cell.functions)
+            if type(cell) is LSTMCell and cell.usual and real is None and recurrent_drop is None:
+                found: Any = lstm.run(z, kernel, start, sequences, self.unroll)
+                return list(found[0]), found[0][0] if found[1] is None else found[1]
             options = {"sequences": sequences, "unroll": self.unroll, "one_product": known}
             end, outputs = recur(cell.step, z, kernel, bias, start, real, recurrent_drop, **options)
             return list(end), end[0] if outputs is None else outputs

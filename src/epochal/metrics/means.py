@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from epochal import losses
+from epochal.activations import logits_of
 from epochal.losses.functions import EPSILON
 from epochal.losses.shapes import ArrayLike, Number, aligned, class_labels, paired
 from epochal.metrics.metric import MeanMetricWrapper, MeanOfLoss, Metric, Stats, Sums, Value, mean_stats, ratio
@@ -33,13 +34,13 @@ def binary_accuracy(y_true: ArrayLike, y_pred: ArrayLike, threshold: Number = 0.
 def categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Float[Array, " ..."]:
     """1 where the greatest prediction is that of the one-hot target: (n, ..., c) and (n, ..., c) -> (n, ...)."""
     y, p = paired(y_true, y_pred)
-    return (_largest(y) == _largest(p)).astype(jnp.float32)
+    return (_largest(y) == _likeliest(p, y_pred)).astype(jnp.float32)
 
 
 def sparse_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Float[Array, " ..."]:
     """1 where the greatest prediction is that of the target's class number: (n, ...) and (n, ..., c) -> (n, ...)."""
     y, p = class_labels(y_true, y_pred)
-    return (y == _largest(p)).astype(jnp.float32)
+    return (y == _likeliest(p, y_pred)).astype(jnp.float32)
 
 
 def top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5) -> Float[Array, " ..."]:
@@ -66,12 +67,25 @@ def sparse_top_k_categorical_accuracy(
 
 def _largest(p: Array) -> Array:
     """argmax over the last axis, in two plain reductions: on CPU six times as fast as XLA's of pairs."""
-    best = jnp.max(p, axis=-1, keepdims=True)
-    numbers = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
-    holds = p == best
+    holds = p == jnp.max(p, axis=-1, keepdims=True)
     if jnp.issubdtype(p.dtype, jnp.floating):
         holds |= jnp.isnan(p)  # the first NaN, where there is one
-    return jnp.min(jnp.where(holds, numbers, p.shape[-1]), axis=-1)
+    return _first(holds)
+
+
+def _likeliest(p: Array, y_pred: Any) -> Array:
+    """The class of each prediction; from the logits where the loss uses them, so that nobody needs probabilities."""
+    logits = logits_of(y_pred, -1) if p.ndim and p.shape == getattr(y_pred, "shape", None) else None
+    if logits is None:
+        return _largest(p)
+    best = jnp.max(logits, axis=-1, keepdims=True)
+    return _first((logits == best) | ~jnp.isfinite(best))  # probabilities of such logits are all NaN: class 0
+
+
+def _first(holds: Array) -> Array:
+    """The first place along the last axis where this is true."""
+    numbers = jax.lax.broadcasted_iota(jnp.int32, holds.shape, holds.ndim - 1)
+    return jnp.min(jnp.where(holds, numbers, holds.shape[-1]), axis=-1)
 
 
 def _in_top_k(labels: Array, p: Array, k: int) -> Float[Array, " ..."]:

@@ -28,13 +28,13 @@ class Progress:
 
     Args:
         show: whether to.
-        cost: batch size -> what a fit of it costs, in any unit.
+        cost: batch size -> what a fit of it costs, in any unit; for sizes that no fit has run with yet.
         expected: the batch sizes of fits that are expected, one entry per fit.
     """
 
     def __init__(self, show: bool, cost: Callable[[int], float], expected: Sequence[int]):
         self._show, self._cost, self._left = show, cost, list(expected)
-        self._spent = self._seconds = 0.0
+        self._seconds: dict[int, list[float]] = {}
         self.run = self.found = 0
         self._live = sys.stdout.isatty()
 
@@ -50,10 +50,17 @@ class Progress:
             self.found += 1
             return
         self.run += 1
-        self._spent, self._seconds = self._spent + self._cost(size), self._seconds + seconds
-        left = self._seconds / self._spent * sum(map(self._cost, self._left))
+        self._seconds.setdefault(size, []).append(seconds)
+        left = sum(map(self._expected, self._left))
         count = self.run + self.found
         self._say(f"[{count} of about {count + len(self._left)} fits] {what}, about {_time(left)} left")
+
+    def _expected(self, size: int) -> float:
+        """Seconds of a fit: the mean of those that ran with the size, else by what it costs beside the last one's."""
+        if size in self._seconds:
+            return float(np.mean(self._seconds[size]))
+        last = list(self._seconds)[-1]
+        return float(np.mean(self._seconds[last])) * self._cost(size) / self._cost(last)
 
     def end(self) -> None:
         """After the last fit."""

@@ -202,7 +202,7 @@ def _method(study: Any) -> str:
         f"{count} fits. Each goes on to the larger of both budgets and is read at both, so the two readings are of the "
         "same training. It was evaluated 8 times per doubling of the updates, and after the epochs within the budget.",
         "The learning rate is chosen on the validation examples that the value is of: it flatters every size alike.",
-        "Time is that of training steps alone, on this machine, in the later part of each fit, the median over fits. "
+        "Time is that of training steps alone, on this machine, in the later part of each fit, the least of the fits. "
         "Memory is what the compiled step needs for its arguments, its results and what it computes in between.",
         "Updates to the target: the first time the validation value is there, taken straight between evaluations on a "
         "logarithmic scale of updates; mean over seeds.",
