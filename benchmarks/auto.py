@@ -4,9 +4,11 @@
 
 Adam; every size has its learning rate tuned on one grid: all rates with the first seed, those that came within 1.5
 times of the best with the other seeds, too. The validation loss is taken after 4, 5, … updates, 5 % more each time, and
-counts as straight in between; the median of the updates to the target over seeds counts, times the seconds per update
-of a fit that is not interrupted: training alone, without compiling and validation. Fits are given up at LIMIT times
-the seconds of the best size so far. RESULTS-auto.md is written after every task, and keeps what it says of others.
+counts as straight in between; the median of the updates to the target over seeds counts. These are counts, and do not
+depend on the machine. They are multiplied with the seconds per update of `fit` itself, the least of many epochs, sizes
+in turns: with validation after every epoch, which is what `auto` plans for here, and without. Compiling is not in them.
+Fits are given up at LIMIT times the seconds of the best size so far. RESULTS-auto.md is written after every task, and
+keeps what it says of others.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ from epochal.study.bench import Bench
 RESULTS = Path(__file__).parent / "RESULTS-auto.md"
 SIZES = (32, 8, 16, 64, 128, 256, 512, 1024)  # what people take first comes first
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-EPOCHS = 50  # of the fit whose batch size is planned
+EPOCHS, MANY_EPOCHS = 50, 1_000_000  # of the fits whose batch size is planned
 LIMIT, GROWTH, CLOSE = 4.0, 1.05, 1.5
 ENOUGH, LEAST, SECONDS = 0.1, 0.2, 10.0  # that are timed; that a fit may take at least, and at most
+ROUNDS = 4  # of timing
+BY_HAND = "<!-- below this line: written by hand, and kept -->"
 
 Layers = Callable[[], list[Any]]
 
@@ -86,12 +90,13 @@ TASKS = {
 
 
 class Row(NamedTuple):
-    """The best rate of a size: median seconds and updates to the target over seeds."""
+    """The best rate of a size: median updates to the target over seeds, seconds with validation and without."""
 
     size: int
     rate: float
-    seconds: float
     updates: float
+    seconds: float
+    alone: float
 
 
 def main() -> None:
@@ -99,15 +104,17 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    os.environ["EPOCHAL_CACHE"] = "off"  # planning counts with all that it compiles
     for name in options.task:
         began = time.perf_counter()
         found = measured(TASKS[name], options.seeds)
-        found["run"] = f"{date.today()}, {options.seeds} seeds, {time.perf_counter() - began:.0f} s"
+        load = f"load {os.getloadavg()[2]:.1f} on {os.cpu_count()} CPUs"
+        found["run"] = f"{date.today()}, {options.seeds} seeds, {time.perf_counter() - began:.0f} s, {load}"
         write(name, found)
 
 
 def measured(task: Task, seeds: int) -> dict[str, Any]:
-    """The plan, and a row per size; JSON data."""
+    """The plans, and a row per size; JSON data."""
     x, y = task.data()
     order = np.random.default_rng(1).permutation(len(x))
     x, y = x[order], y[order]
@@ -120,27 +127,64 @@ def measured(task: Task, seeds: int) -> dict[str, Any]:
 
     keras.utils.set_random_seed(0)
     plan = plan_for_fit(build(), (x, y, None), None, task.split, EPOCHS)
+    long = plan_for_fit(build(), (x, y, None), None, task.split, MANY_EPOCHS)
     assert plan is not None
-    print(f"auto takes {plan.batch_size}\n{plan}", flush=True)
+    assert long is not None
+    print(f"auto takes {plan.batch_size}\n{plan}\nfor many epochs {long.batch_size}\n{long}", flush=True)
     bench = Bench(build, (x, y, None), task.split, None, range(seeds), "loss")
-    rows: list[Row] = []
-    for size in dict.fromkeys((SIZES[0], plan.batch_size, *SIZES[1:])):
+    best, counts = math.inf, {}
+    for size in dict.fromkeys((SIZES[0], plan.batch_size, long.batch_size, *SIZES[1:])):
         if size <= bench.examples.n:
-            best = min((row.seconds for row in rows), default=math.inf)
-            rows.append(tuned(bench, size, seeds, task.target, min(max(LIMIT * best, LEAST), SECONDS)))
-            print(rows[-1], flush=True)
+            rate, updates, seconds = tuned(bench, size, seeds, task.target, min(max(LIMIT * best, LEAST), SECONDS))
+            best, counts[size] = min(best, seconds), (rate, updates)
+            print(f"{size}: rate {rate:g}, {updates:.0f} updates", flush=True)
+    each = seconds_of_fits(build(), x, y, len(x) - bench.examples.n, list(counts))
+    rows = [
+        Row(size, rate, updates, updates * each[size, True], updates * each[size, False])
+        for size, (rate, updates) in sorted(counts.items())
+    ]
     return {
         "examples": bench.examples.n,
         "target": task.target,
         "auto": plan.batch_size,
+        "long": long.batch_size,
         "optimum": plan.optimum,
         "planning": plan.measurements.measuring_seconds,
-        "rows": [row._asdict() for row in sorted(rows)],
+        "planning_long": long.measurements.measuring_seconds,
+        "rows": [row._asdict() for row in rows],
     }
 
 
-def tuned(bench: Bench, size: int, seeds: int, target: float, limit: float) -> Row:
-    """The size with its best rate; one that does not reach the target within the limit counts as infinite."""
+class Clock(keras.callbacks.Callback):
+    """When epochs ended."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.ends: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def seconds_of_fits(model: Any, x: Any, y: Any, held: int, sizes: list[int]) -> dict[tuple[int, bool], float]:
+    """(size, whether it validates) -> seconds per update of `fit`, of the fastest epoch in several rounds."""
+    train, judged = (x[:-held], y[:-held]), (x[-held:], y[-held:])
+    least: dict[tuple[int, bool], float] = {}
+    for _ in range(ROUNDS):
+        for size in sizes:
+            for validates in (True, False):
+                began, epochs, clock = time.perf_counter(), 4, Clock()
+                while time.perf_counter() - began < ENOUGH:
+                    validation = judged if validates else None
+                    fit = {"validation_data": validation, "callbacks": [clock], "verbose": 0}
+                    model.fit(*train, batch_size=size, epochs=epochs, **fit)
+                    found = float(np.diff(clock.ends).min()) / -(-len(train[0]) // size)
+                    least[size, validates] = min(least.get((size, validates), math.inf), found)
+                    epochs = min(4 * epochs, 256)
+    return least
+
+
+def tuned(bench: Bench, size: int, seeds: int, target: float, limit: float) -> tuple[float, float, float]:
+    """Its best rate, updates and about how many seconds; infinite for one that does not reach the target in `limit`."""
     next(bench.travel(size, RATES[0], 0, [1]))  # compiles
     each = seconds_per_update(bench, size)
     most = math.ceil(limit / each)
@@ -153,7 +197,7 @@ def tuned(bench: Bench, size: int, seeds: int, target: float, limit: float) -> R
             medians[rate] = statistics.median([found, *others])
     rate = min(medians, key=lambda r: medians[r], default=RATES[0])
     updates = medians.get(rate, math.inf)
-    return Row(size, rate, each * updates, updates)
+    return rate, updates, each * updates
 
 
 def seconds_per_update(bench: Bench, size: int) -> float:
@@ -199,41 +243,64 @@ def write(name: str, found: dict[str, Any]) -> None:
     head, tail = "<!-- figures: ", " -->"
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else ""
     kept = json.loads(text.split(head)[1].split(tail)[0]) if head in text else {}
+    by_hand = text.split(BY_HAND)[1].split(head)[0].strip() if BY_HAND in text else ""
     figures = {task: {**kept, name: found}[task] for task in TASKS if task in {**kept, name: found}}
     lines = [
         '# `fit(batch_size="auto")` against a grid of sizes',
         "",
         "Seconds of training to a fixed validation loss, Adam, learning rate tuned per size, median over seeds",
-        f"(`python benchmarks/auto.py`, {os.cpu_count()} CPUs). Planning, compiling included,",
-        "is in none of these times.",
+        "(`python benchmarks/auto.py`): updates to the target, which do not depend on the machine, times the seconds",
+        "per update of `fit` with validation after every epoch, and without. No compiling is in them; `planning` is",
+        f"what `auto` takes before a fit of {EPOCHS} epochs, with all that it compiles and nothing in the cache, and",
+        f"`many` the size that it takes for {MANY_EPOCHS:,} epochs, for which it measures as long as it may.",
         "",
-        "| task | examples | auto | its time | best size | its time | 32's time | auto / best | planning |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | examples | auto | its time | best size | its time | 32's time | auto / best | auto / 32 "
+        "| without validation: auto / best, auto / 32 | planning | many: size, / best | planning |",
+        "|---" * 13 + "|",
         *(_summary(task, figures[task]) for task in figures),
+        "",
+        _verdict(list(figures.values())),
     ]
     for task, entry in figures.items():
         lines += ["", f"## {task}", f"Target: validation loss {entry['target']}. Run: {entry['run']}.", ""]
-        lines += ["| batch size | learning rate | updates | seconds | seconds / update |", "|---|---|---|---|---|"]
-        lines += [_row(Row(**row)) for row in entry["rows"]]
-    lines += ["", head + json.dumps(figures) + tail, ""]
+        lines += ["| batch size | learning rate | updates | epochs | seconds | without validation |", "|---" * 6 + "|"]
+        lines += [_row(Row(**row), entry["examples"]) for row in entry["rows"]]
+    lines += ["", BY_HAND, "", by_hand, "", head + json.dumps(figures) + tail, ""]
     RESULTS.write_text("\n".join(lines), encoding="utf-8")
     print(_summary(name, found), flush=True)
 
 
+def _ratios(entry: dict[str, Any], choice: str, seconds: str) -> tuple[float, float]:
+    """The time of the chosen size over that of the best one, and over that of 32."""
+    rows = {row["size"]: row[seconds] for row in entry["rows"]}
+    return rows[entry[choice]] / min(rows.values()), rows[entry[choice]] / rows[32]
+
+
 def _summary(task: str, entry: dict[str, Any]) -> str:
     rows = {row["size"]: row["seconds"] for row in entry["rows"]}
-    best, auto = min(rows, key=lambda size: rows[size]), rows[entry["auto"]]
-    ratio = auto / rows[best] if math.isfinite(rows[best]) else math.nan
-    times = (entry["auto"], _time(auto), best, _time(rows[best]), _time(rows[32]))
-    cells = (task, entry["examples"], *times, f"{ratio:.2f}", f"{entry['planning']:.1f} s")
-    return f"| {' | '.join(map(str, cells))} |"
+    best = min(rows, key=lambda size: rows[size])
+    times = (entry["auto"], _time(rows[entry["auto"]]), best, _time(rows[best]), _time(rows[32]))
+    ratios = [f"{ratio:.2f}" for ratio in _ratios(entry, "auto", "seconds")]
+    alone = ", ".join(f"{ratio:.2f}" for ratio in _ratios(entry, "auto", "alone"))
+    many = f"{entry['long']}, {_ratios(entry, 'long', 'seconds')[0]:.2f}"
+    planning = (f"{entry['planning']:.1f} s", many, f"{entry['planning_long']:.1f} s")
+    return f"| {' | '.join(map(str, (task, entry['examples'], *times, *ratios, alone, *planning)))} |"
 
 
-def _row(row: Row) -> str:
+def _verdict(entries: list[dict[str, Any]]) -> str:
+    ratios = [_ratios(entry, "auto", "seconds") for entry in entries]
+    near = sum(best <= 1.25 for best, _ in ratios)
+    better, equal = sum(other < 1 for _, other in ratios), sum(entry["auto"] == 32 for entry in entries)
+    tie = f" and is 32 on {equal}" if equal else ""
+    return f"Within 25 % of the best size on {near} of {len(ratios)} tasks; auto beats 32 on {better}{tie}."
+
+
+def _row(row: Row, n: int) -> str:
     if not math.isfinite(row.seconds):
-        return f"| {row.size} | | | not within {LIMIT:g} times the best | |"
-    each = 1e3 * row.seconds / row.updates
-    return f"| {row.size} | {row.rate:g} | {row.updates:,.0f} | {_time(row.seconds)} | {each:.3f} ms |"
+        return f"| {row.size} | | | | not within {LIMIT:g} times the best | |"
+    epochs = row.updates / -(-n // row.size)
+    cells = (row.size, f"{row.rate:g}", f"{row.updates:,.0f}", f"{epochs:.2f}", _time(row.seconds), _time(row.alone))
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _time(seconds: float) -> str:

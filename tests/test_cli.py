@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from epochal import planning, runfolder, tasks
+from epochal import runfolder, tasks, trial
 from epochal.checkpoint import Store
 from epochal.cli import main
 from epochal.models import load_model
@@ -105,8 +105,8 @@ def test_run_folder_holds_everything(flowers):
 
 
 def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "ROUGH_STAGES": (1,)}.items():
-        monkeypatch.setattr(planning, name, value)
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "LOOKS": (1, 2)}.items():
+        monkeypatch.setattr(trial, name, value)
     folder = place / "measured"
     command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]
     assert main(command) == 0

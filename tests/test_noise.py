@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from data import breast_cancer, diabetes, digits
 from flax import nnx
+from scipy.special import stdtrit
 
 import epochal as keras
 from epochal import layers
 from epochal.critical_batch import (
+    _quantile,
     combined,
     fit_steps_to_target,
     moments,
@@ -619,6 +621,48 @@ def test_measurements_at_different_weights_count_alike() -> None:
     found = combined(parts)
     assert found.value == pytest.approx(1 / np.mean([1 / 2, 1 / 10, 1 / 10]) - 1, rel=0.05)  # |G|²/q = 1 / (1 + B)
     assert found.low < found.value < found.high
+
+
+def test_measurements_of_one_training_are_summed_with_the_updates_they_stand_for() -> None:
+    random = np.random.default_rng(0)
+    parts, truth = [], np.array([(4.0, 80.0), (0.01, 40.0)])  # |G|², tr Σ
+    for grad_sq, trace in truth:
+        g = math.sqrt(grad_sq / 20) + math.sqrt(trace / 20) * random.normal(size=(8000, 20))
+        parts.append(moments(np.square(g).sum(1), g @ g.mean(0)))
+    found = combined(parts, weights=[1, 9])
+    assert found.value == pytest.approx((80 + 9 * 40) / (4 + 9 * 0.01), rel=0.05)
+    assert found.low < found.value < found.high
+
+
+def test_noise_summed_over_a_training_tells_how_steps_to_a_target_grow_with_the_batch_size() -> None:
+    """A noisy quadratic at its best constant learning rate: neither its first nor its last noise scale would do."""
+    h = noise = 1 / np.arange(1, 31)
+
+    def steps(m: float, rate: float, most: float) -> tuple[float, np.ndarray]:
+        squares, t, path = np.ones(30), 0, []
+        while h @ squares > 0.1 * h.sum() and t < most:
+            path.append(h**2 @ squares)
+            squares, t = (1 - rate * h) ** 2 * squares + rate**2 * noise / m, t + 1
+        return t, np.array(path)
+
+    sizes, needed = (1, 4, 16, 64, 256), []
+    for m in sizes:
+        best = 1000.0
+        for rate in np.geomspace(0.01, 1.9, 60):
+            best = min(best, steps(m, rate, best)[0])
+        needed.append(best)
+    tried = fit_steps_to_target(sizes, needed)
+    _, signal = steps(64, 0.05, 1000)
+    scale = noise.sum() / signal
+    assert noise.sum() * len(signal) / signal.sum() == pytest.approx(tried.value, rel=0.35)
+    assert scale[0] < tried.value / 4
+    assert scale[-1] > tried.value * 4
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_quantiles_of_student_s_t_are_those_of_scipy(confidence: float) -> None:
+    for freedom in (3, 59, 60, 1000):
+        assert _quantile(freedom, confidence) == pytest.approx(stdtrit(freedom, 0.5 + confidence / 2), rel=3e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"every": 1.5}, {"examples": True}, {"confidence": 2}])

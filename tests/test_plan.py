@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from data import breast_cancer, diabetes, digits
 from matplotlib.image import imread
 
 import epochal as keras
-from epochal import batch_plan, planning
+from epochal import batch_plan, planning, trial
 from epochal.batch_plan import BatchPlan, Measurements, make_plan
 from epochal.critical_batch import NoiseEstimate
 from epochal.memory import Limit
@@ -135,6 +136,13 @@ def test_of_two_measured_sizes_nothing_far_beside_them_is_concluded():
     assert make_plan(measured(seconds={16: 1e-3, 128: 1e-3}, critical=1e9)).batch_size == 128
 
 
+def test_of_one_measured_size_half_is_taken_to_be_the_step_s_own_and_the_choice_stays_near():
+    plan = make_plan(measured(seconds={32: 64e-6}, n=3200, epoch_seconds=3200 * 1e-6, critical=50))
+    assert plan.optimum == pytest.approx(math.sqrt(32e-6 / (1e-6 + 1e-6) * 50))
+    assert make_plan(measured(seconds={32: 1e-3}, critical=1e9)).batch_size == 128
+    assert make_plan(measured(seconds={32: 1e-3}, critical=1e-3)).batch_size == 8
+
+
 def test_a_line_through_measured_times_is_found_again_and_never_slopes_down():
     found = batch_plan.line({m: 3.0 + 0.5 * m for m in SIZES})
     assert (found.a, found.b, found.error) == pytest.approx((3.0, 0.5, 0.0), abs=1e-9)
@@ -165,7 +173,7 @@ def test_table_always_has_the_sizes_people_ask_for_and_marks_one():
 
 def test_reasons_name_machine_problem_and_memory_and_what_would_change_the_answer():
     why = " ".join(make_plan(measured()).why)
-    for part in ("Machine:", "Problem:", "Memory:", "m* = 98", "after 100 updates", "would change"):
+    for part in ("Machine:", "Problem:", "Memory:", "m* = 98", "over the first 100 updates", "would change"):
         assert part in why
 
 
@@ -214,11 +222,10 @@ def quick():
         "SIZES": (64, 16),
         "ROUNDS": 1,
         "SLICE": 1e-4,
-        "STAGES": (1,),
-        "ROUGH_STAGES": (1,),
-        "GRADIENTS": 64,
+        "LOOKS": (1, 2),
+        "GRADIENTS": 32,
     }.items():
-        patch.setattr(planning, name, value)
+        patch.setattr(trial, name, value)
     yield
     patch.undo()
 
@@ -233,7 +240,7 @@ def test_a_plan_is_measured_on_real_data(quick):
     estimate = plan.critical_batch_size
     assert estimate is not None
     assert 0 < estimate.low <= estimate.value <= estimate.high
-    assert plan.measurements.trained == 5  # an epoch of batches of 64
+    assert plan.measurements.trained == 2
 
 
 def test_the_model_is_the_same_afterwards_to_the_bit_and_trains_as_if_nothing_had_been(quick):
@@ -266,7 +273,7 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
         assert not same(everything(model), before)  # the trial's weights are in it
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planning, "squares_and_products", broken)
+    monkeypatch.setattr(trial, "squares_and_products", broken)
     with pytest.raises(KeyboardInterrupt):
         keras.plan_batch_size(model, x, y, max_seconds=1000)
     assert same(everything(model), before)
@@ -290,15 +297,15 @@ def test_a_plan_of_micro_batches_tells_what_is_run(quick):
 
 def test_a_step_that_runs_out_of_memory_while_it_is_timed_does_not_fit(quick, monkeypatch):
     x, y = digits(300)
-    real = planning.Trial._timed
+    real = trial.Trial._called
 
-    def short(self: Any, states: Any, tally: Any, m: int, *more: Any) -> Any:
-        found = real(self, states, tally, m, *more)  # the state is used up
+    def short(self: Any, m: int, count: int) -> float:
+        took = real(self, m, count)  # the state is used up
         if m > 64:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
-        return found
+        return took
 
-    monkeypatch.setattr(planning.Trial, "_timed", short)
+    monkeypatch.setattr(trial.Trial, "_called", short)
     plan = keras.plan_batch_size(network(), x, y, max_seconds=1000)
     assert set(plan.measurements.seconds) == {16, 64}
     assert plan.batch_size <= plan.max_batch_size < 300
@@ -379,21 +386,70 @@ def test_a_step_s_own_seconds_are_what_more_steps_add_to_a_call():
         (64, 2): 5.0 + 2 * 3,
         (300, 1): 5.0 + 7,
     }
-    assert planning._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
-    assert planning._own_seconds({(300, 1): 4.0}) == {300: 4.0}
+    assert trial._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
+    assert trial._own_seconds({(300, 1): 4.0}) == {300: 4.0}
 
 
-def test_measuring_for_a_short_training_takes_two_sizes_and_says_so(quick):
-    x, y = digits(300)
+@pytest.mark.parametrize(
+    ("tick", "epochs", "sizes", "said"),
+    [
+        (1e-3, 3, {64}, "kept short, since 3 epochs in batches of 64 would take .* than another size takes to compile"),
+        (1.0, 3, {16, 64}, "kept short, since 3 epochs in batches of 64 would take"),
+        (1e-3, 10**9, {16, 64, 300}, ""),
+    ],
+)
+def test_a_plan_for_a_short_training_measures_less_and_says_so(quick, tick, epochs, sizes, said):
     ticks = iter(range(10**9))
-    given = as_examples(x, y, None, method="fit")
-    plan = planning.plan_for(network(), given, max_seconds=1000, epochs=3, clock=lambda: next(ticks) * 1e-3)
-    assert set(plan.measurements.seconds) == {16, 64}
-    assert plan.batch_size <= 64  # two sizes do not show a bend
-    assert any("kept short, since 3 epochs in batches of 64" in sentence for sentence in plan.why)
+    given = as_examples(*digits(300), None, method="fit")
+    plan = planning.plan_for(network(), given, max_seconds=1000, epochs=epochs, clock=lambda: next(ticks) * tick)
+    assert set(plan.measurements.seconds) == sizes
     assert plan.critical_batch_size is not None
-    long = planning.plan_for(network(), given, max_seconds=1000, epochs=10**9, clock=lambda: next(ticks) * 1e-3)
-    assert set(long.measurements.seconds) == {16, 64, 300}
+    assert plan.batch_size <= {1: 4 * 64, 2: 64, 3: 300}[len(sizes)]  # nothing is said far beside few sizes
+    assert not said or re.search(said, " ".join(plan.why))
+    assert said or "kept short" not in " ".join(plan.why)
+
+
+@pytest.mark.parametrize(
+    ("given", "judged"),
+    [
+        ({"fraction": 0}, (0, 0.0)),
+        ({"fraction": 0.2, "passes": 0.5}, (60, 0.5)),
+        ({"fraction": 0, "validation_data": (np.zeros((70, 64)), np.zeros(70))}, (70, 1.0)),
+        ({"fraction": 0, "validation_data": iter([])}, (0, 0.0)),  # nobody knows how many
+    ],
+)
+def test_validation_counts_among_an_epoch_s_seconds(monkeypatch, given, judged):
+    x, y = digits(300)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(planning, "plan_for", lambda *_, **named: asked.update(named))
+    planning.plan_for_fit(None, (x, y, None), None, epochs=5, **given)
+    assert asked["validation"] == judged
+    tried = trial.Trial(network()._training, as_examples(x, y, None, method="fit"), None, 0, lambda: 0.0)
+    tried._seconds, tried._epoch_seconds = {30: 3e-3, 300: 6e-3}, 1.0
+    found = tried.measurements(None, judged)
+    rows, passes = judged
+    assert found.epoch_seconds == pytest.approx(1 + passes * (1 + rows / 3 * 6e-3 / 300))
+    assert ("validation on" in make_plan(found).why[1]) == (rows > 0)
+
+
+def test_a_copy_is_trained_as_fit_would_in_one_go_or_several(quick):
+    x, y = digits(300)
+    model = network()
+    tried = trial.Trial(model._training, as_examples(x, y, None, method="fit"), None, 5, lambda: 0.0)
+    tried._compile(64)
+    once, _ = tried._advance(64, tried._state(copied=True), 0, 8)  # 5 make an epoch
+    twice, _ = tried._advance(64, tried._state(copied=True), 0, 3)
+    twice, _ = tried._advance(64, twice, 3, 8)
+    assert all(np.array_equal(a, b) for a, b in zip(once.params, twice.params, strict=True))
+    assert not np.array_equal(once.params[0], model._training.parts().collect()[0][0])
+
+
+def test_updates_between_two_looks_count_half_for_each():
+    looks = [1, 2, 4, 8]
+    weights = trial._updates(looks)
+    assert sum(weights) == 8
+    values = np.array(looks, float)  # a straight line is integrated exactly, but for what is before the first look
+    assert np.dot(weights[1:], values[1:]) + (weights[0] - 1) * values[0] == pytest.approx((8**2 - 1) / 2)
 
 
 def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, capsys):

@@ -67,7 +67,8 @@ def before_fit(network: Any, prepared: Prepared, epochs: int) -> BatchPlan:
         InputError: the network does not fit the data.
     """
     try:
-        plan = plan_for_fit(network, (prepared.x, prepared.y, None), None, 0, epochs)
+        held_out = (prepared.x_validation, prepared.y_validation)
+        plan = plan_for_fit(network, (prepared.x, prepared.y, None), None, 0, epochs, held_out)
     except ValueError as error:
         raise InputError(f"The network cannot be trained on this data: {error}") from error
     assert plan is not None  # of arrays there is one

@@ -31,7 +31,7 @@ class Measurements:
     Attributes:
         n: training examples.
         seconds: batch size -> seconds per step.
-        epoch_seconds: c, seconds per epoch beside its steps.
+        epoch_seconds: c, seconds per epoch beside its steps, validation included.
         bytes: batch size -> bytes that a step needs; empty where programs are not compiled.
         limit: how much memory there is.
         noise: the gradient noise scale; None where it cannot be measured.
@@ -40,6 +40,7 @@ class Measurements:
         notes: sentences on what went into the measurement.
         measuring_seconds: how long all of it took.
         piece: examples that are run at once, as `compile(micro_batch_size=…)` was told; None: as many as fit.
+        validated: examples that are validated on.
     """
 
     n: int
@@ -53,6 +54,7 @@ class Measurements:
     notes: tuple[str, ...] = ()
     measuring_seconds: float = 0.0
     piece: int | None = None
+    validated: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,13 @@ class Line:
 
 
 def line(points: Mapping[int, float]) -> Line:
-    """The line a + b m with a, b >= 0 and the least sum of squared relative errors."""
+    """The line a + b m with a, b >= 0 and the least sum of squared relative errors; of one point, a = b m."""
     m, values = np.array(sorted(points.items()), float).T
     columns = np.stack([1 / values, m / values], axis=1)
     if len(m) > 1:
         a, b = np.linalg.lstsq(columns, np.ones(len(m)), rcond=None)[0]
-    else:
-        a, b = values[0], 0.0
+    else:  # nothing is known: half and half
+        a, b = values[0] / 2, values[0] / 2 / m[0]
     if a < 0 or b < 0:  # the best line with one of them zero
         column = columns[:, 1 if a < 0 else 0]
         only = float(column.sum() / (column @ column))
@@ -211,6 +213,7 @@ class BatchPlan:
                 "notes": found.notes,
                 "measuring_seconds": found.measuring_seconds,
                 "piece": found.piece,
+                "validation_examples": found.validated,
                 "measured": [
                     {"batch_size": m, "seconds_per_step": found.seconds.get(m), "memory": found.bytes.get(m)}
                     for m in sorted({*found.seconds, *found.bytes})
@@ -239,6 +242,7 @@ class BatchPlan:
             tuple(data["notes"]),
             data["measuring_seconds"],
             data.get("piece"),
+            data.get("validation_examples", 0),
         )
         return make_plan(found)
 
@@ -353,10 +357,12 @@ def chosen(found: Measurements, largest: int) -> int:
     if found.batch_sizes is not None:
         fitting = [m for m in found.batch_sizes if m <= largest] or [min(found.batch_sizes)]
         return min(fitting, key=lambda m: cost(found, m))
-    top = min(found.n, largest)
-    if line(found.seconds).error > _CROOKED or len(found.seconds) < 3:  # two cannot show a bend
+    top, low = min(found.n, largest), 1
+    if line(found.seconds).error > _CROOKED or len(found.seconds) == 2:  # two cannot show a bend
         top = min(top, max(found.seconds))  # nothing is said of sizes beyond those that were measured
-    low = min(min(found.seconds) // 2, top) if len(found.seconds) < 3 else 1
+    if len(found.seconds) < 3:
+        far = 4 if len(found.seconds) == 1 else 2
+        top, low = min(top, far * max(found.seconds)), min(min(found.seconds) // far, top)
     powers = {2**k for k in range(top.bit_length()) if 2**k >= low} | ({top} if top == found.n else set())
     finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if max(low, 8) <= m <= top} | {top}
     best = min(sorted(finer), key=lambda m: cost(found, m))
@@ -391,22 +397,25 @@ def _why_this(plan: BatchPlan) -> list[str]:
 
 def _why_machine(plan: BatchPlan, straight: Line) -> str:
     found = plan.measurements
+    judged = f", validation on {found.validated:,} examples included" if found.validated else ""
+    epoch = f"An epoch takes {duration(found.epoch_seconds)} beside its steps{judged}."
     sizes = ", ".join(map(str, sorted(found.seconds)))
     if not plan.straight:
         return (
             f"Machine: time per step does not grow in a straight line (it is up to {straight.error:.0%} off), so the "
-            f"measured sizes {sizes} count, and nothing is said beyond them."
+            f"measured sizes {sizes} count, and nothing is said beyond them. {epoch}"
         )
-    step = f"a step takes {duration(straight.a)} + {duration(straight.b)} per example (within {straight.error:.0%})"
+    known = "half of it taken to be the step's own" if len(found.seconds) == 1 else f"within {straight.error:.0%}"
+    step = f"a step takes {duration(straight.a)} + {duration(straight.b)} per example ({known})"
     half = f"half the speed of the largest batches at {plan.half_throughput_batch:,.0f}"
-    return f"Machine: {step}: {half}. An epoch takes {duration(found.epoch_seconds)} beside its steps."
+    return f"Machine: {step}: {half}. {epoch}"
 
 
 def _why_noise(plan: BatchPlan) -> str:
     found, noise = plan.measurements, plan.critical_batch_size
     if noise is None:
         return "Problem: the noise of the gradient could not be measured."
-    where = f"after {found.trained:,} updates of a copy of the model"
+    where = f"over the first {found.trained:,} updates of a copy of the model"
     if not noise.resolved:
         return (
             f"Problem: {where} the gradient's noise scale is at least {noise.low:,.0f}; {noise.examples:,} examples do "
@@ -418,7 +427,7 @@ def _why_noise(plan: BatchPlan) -> str:
     if slope <= 0 or plan.optimum is None:
         return f"Problem: {text}."
     low, high = (math.sqrt(fitted.a / slope * min(b, found.n)) for b in (max(noise.low, 0), noise.high))
-    return f"Problem: {text}, which makes m* {low:,.0f} … {high:,.0f}. It grows as training goes on."
+    return f"Problem: {text}, which makes m* {low:,.0f} … {high:,.0f}. It grows with longer training."
 
 
 def _why_memory(plan: BatchPlan) -> str:

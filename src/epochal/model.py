@@ -304,7 +304,8 @@ class Model(Layer):
             validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
             held_fraction = validation_split if validation_data is None else 0
             given = (x, y, sample_weight)
-            plan, size = _planned(self, batch_size, keeping, given, class_weight, held_fraction, len(span))
+            held = (held_fraction, validation_data, due)
+            plan, size = _planned(self, batch_size, keeping, given, class_weight, span, held)
             way = replace(validation_way, batch_size=size, shuffle=shuffle, seed=seed, limit=per_epoch)
             way = replace(way, again=True, first_epoch=span.start)
             data, held_out = training.fit_data(
@@ -719,14 +720,17 @@ class Model(Layer):
 
 
 def _planned(
-    model: Any, batch_size: Any, keeping: Keeping, given: tuple, class_weight: Any, fraction: Any, epochs: int
+    model: Any, batch_size: Any, keeping: Keeping, given: tuple, class_weight: Any, span: range, held: tuple
 ) -> tuple[BatchPlan | None, Any]:
     """The plan of `fit(batch_size="auto")`, and the batch size; a run that goes on keeps the one that it had."""
     if not isinstance(batch_size, str) or batch_size != "auto":
         return None, batch_size
     if keeping.batch_size is not None:
         return None, keeping.batch_size
-    plan = plan_for_fit(model, given, class_weight, fraction, epochs)
+    fraction, validation_data, due = held
+    looked_at = [bool(due(epoch + 1)) for epoch in span[:1000]]
+    passes = sum(looked_at) / max(len(looked_at), 1)
+    plan = plan_for_fit(model, given, class_weight, fraction, len(span), validation_data, passes)
     return plan, batch_size if plan is None else plan.batch_size
 
 
