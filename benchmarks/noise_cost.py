@@ -7,7 +7,8 @@ callback over the time of the fit, "ratio" the processor time of the fits with i
 least of each), which tells of what the program does beside, where batches are run in micro-batches; "factor" is what an
 example's gradient by itself costs in multiples of its training, which `NoiseScale.COST` is to be at least.
 
-On two cores that other programs used as well (so "ratio" is mostly noise there):
+With micro-batches "ratio" is above 1.02: 1.09 with pieces of 32 of an MLP 64-512-512-10, 1.42 with pieces of 8 of an
+MLP 64-64-10 (their squared gradients are added up in every piece). Whole batches, on two busy cores:
 
 | model | epochs | drawn | share | ratio | factor |
 |---|---|---|---|---|---|

@@ -265,17 +265,8 @@ def make_plan(found: Measurements) -> BatchPlan:
     optimum = best_size(found)
     size = chosen(found, largest)
     half = straight.a / straight.b if straight.b > 0 else math.inf
-    plan = BatchPlan(
-        size,
-        min(size, largest, found.piece or size),
-        largest,
-        optimum,
-        found.noise,
-        half,
-        found,
-        straight.error <= _CROOKED,
-        (),
-    )
+    cut = min(size, largest, found.piece or size)
+    plan = BatchPlan(size, cut, largest, optimum, found.noise, half, found, straight.error <= _CROOKED)
     return BatchPlan(**{**vars(plan), "why": reasons(plan, straight)})
 
 

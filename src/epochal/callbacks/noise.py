@@ -20,9 +20,10 @@ class NoiseScale(Callback):
     gradient cannot be told from zero, NaN before the first measurement. The last five since the learning rate changed
     are averaged. What is measured depends on the epoch's number alone, so a run that goes on logs the same.
 
-    Batches that are run in micro-batches tell it for nothing: each has the gradients of its pieces and their mean, all
-    at the same weights. So every batch counts; where it turns out in training that batches have to be cut, from the
-    next epoch on. Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
+    Batches that are run in micro-batches tell it without other gradients: each has those of its pieces and their mean,
+    all at the same weights. So every batch counts, at the price of adding up squares (a tenth of the time with pieces
+    of 32, more with smaller ones); where it turns out in training that batches have to be cut, from the next epoch on.
+    Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
     drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
     Args:
