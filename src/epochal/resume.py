@@ -28,7 +28,7 @@ from epochal.order import ALGORITHM
 from epochal.random import seed_state, set_seed_state
 from epochal.step import Steps, TrainRunner
 
-SHARE = 0.02  # of the time trained, at most, that checkpoints after epochs may take
+SHARE = 0.01  # of the time trained, at most, that checkpoints after epochs take to write
 
 
 @dataclass(frozen=True)
