@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,11 +93,21 @@ class Team:
         for system in systems:
             self._tell(system, "load")  # all at once: importing is not timed here
         self.known = {system: self._answer(system) for system in systems}
+        for system in systems:
+            self._signal(system, signal.SIGSTOP)
 
     def ask(self, system: str, command: str) -> dict[str, Any]:
-        """What a system's process answers to a command."""
+        """What a system's process answers to a command; all others stand still, as idle threads of some spin."""
+        self._signal(system, signal.SIGCONT)
         self._tell(system, command)
-        return self._answer(system)
+        answer = self._answer(system)
+        self._signal(system, signal.SIGSTOP)
+        return answer
+
+    def _signal(self, system: str, number: int) -> None:
+        process = self._processes[system]
+        if process.poll() is None:
+            process.send_signal(number)
 
     def _tell(self, system: str, command: str) -> None:
         pipe, process = self._processes[system].stdin, self._processes[system]

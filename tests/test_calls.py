@@ -247,6 +247,18 @@ def test_H_evaluate_sees_other_weights_labels_and_a_recompiled_model_and_leaves_
     assert model.evaluate(x[20:], target, verbose=0) == pytest.approx(((by_hand(model, x[20:]) - target) ** 2).mean())
 
 
+@pytest.mark.parametrize("arguments", [{"workers": -1}, {"max_queue_size": 0}, {"steps": 0}, {"batch_size": 0}])
+def test_H_predict_refuses_the_same_arguments_whether_anybody_looks_or_not(arguments: dict[str, int]) -> None:
+    x, _ = digits(40)
+    model, said = classifier(), set()
+    model.predict(x, verbose=0)
+    for verbose in (0, 2):
+        with pytest.raises(ValueError, match=f"Expected {next(iter(arguments))} to be") as error:
+            model.predict(x, verbose=verbose, **arguments)
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
 def test_H_what_calls_remember_keeps_no_data_alive() -> None:
     x, y = digits(300)
     x, y = np.tile(x, (20, 1)), np.tile(y, 20)

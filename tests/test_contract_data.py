@@ -589,7 +589,10 @@ def test_E1_arrays_on_disk_are_read_batch_by_batch_and_each_row_once_per_pass(st
     def rows_read() -> int:
         count = sum(r.stop - r.start if isinstance(r, slice) else len(r) for r in lazy[0].reads)
         assert lazy[0].largest <= M
-        assert [str(r) for r in lazy[1].reads] == [str(r) for r in lazy[0].reads]
+        x_reads, y_reads = (collections.Counter(map(str, a.reads)) for a in lazy)
+        assert not x_reads - y_reads
+        firsts = {"slice(0, 1, None)", "slice(33, 34, None)"}  # what metrics like R² are taken relative to
+        assert set(y_reads - x_reads) <= firsts
         lazy[0].reads.clear()
         lazy[1].reads.clear()
         return count

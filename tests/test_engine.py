@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,9 @@ from data import digits
 import epochal as keras
 from epochal import feed, loop
 from epochal import model as model_module
+from epochal.array_feed import ArrayFeed
 from epochal.objective import Tally
+from epochal.sources import as_examples
 
 layers = keras.layers
 
@@ -90,6 +93,119 @@ def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for
         assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
         assert other_history == history
     assert watching.batches == [*range(13), *range(13)]
+
+
+def in_chunks(monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
+    """The device has room for none of the data, or for all of it."""
+    monkeypatch.setattr(ArrayFeed, "CHUNK_BYTES", 16 * 2000 if chunked else 2**23)
+    monkeypatch.setattr(ArrayFeed, "SHARE", 0.0 if chunked else 0.5)
+
+
+def mixed(normalization: Any = layers.BatchNormalization, **compile_arguments: Any) -> keras.Sequential:
+    """Random masks, statistics over the batch, convolutions, and a metric that is taken relative to a first row."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            layers.Input((64,)),
+            layers.Reshape((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            normalization(),
+            layers.Dropout(0.2),
+            layers.Dense(1),
+        ]
+    )
+    model.compile("adam", "mse", ["r2_score"], **compile_arguments)
+    return model
+
+
+@pytest.mark.parametrize("micro", [None, 8])
+def test_A3_weights_and_history_are_bit_identical_with_data_on_the_device_and_in_chunks(
+    micro: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = digits(330)
+    weight, runs = np.linspace(0, 2, 330, dtype=np.float32), []
+    grow = keras.callbacks.BatchSizeSchedule({1: 32})
+    for chunked in (False, True):
+        in_chunks(monkeypatch, chunked)
+        model = mixed(layers.LayerNormalization if micro else layers.BatchNormalization, micro_batch_size=micro)
+        given = {"batch_size": 16, "sample_weight": weight, "validation_split": 0.1, "callbacks": grow, "verbose": 0}
+        history = model.fit(x, y.astype(np.float32), epochs=3, **given)
+        score = model.evaluate(x, y.astype(np.float32), verbose=0)
+        runs.append((model.get_weights(), history.history, score, history.programs))
+    (weights, history, score, programs), (other_weights, *other) = runs
+    assert all(np.array_equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+    assert other == [history, pytest.approx(score, rel=1e-6), programs]
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_A3_a_run_begun_with_data_on_the_device_goes_on_in_chunks_and_the_other_way_round(
+    order: tuple[bool, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 7 and self.model.optimizer.iterations > 21:
+                raise OSError("enough")
+
+    x, y = digits(330)
+
+    def run(chunked: bool, *callbacks: Any) -> keras.Sequential:
+        in_chunks(monkeypatch, chunked)
+        model = mixed()
+        model.fit(x, y.astype(np.float32), batch_size=16, epochs=3, verbose=0, callbacks=list(callbacks))
+        return model
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=3)
+    with pytest.raises(OSError, match="enough"):
+        run(order[0], Stop(), backup)
+    went_on = run(order[1], backup).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(run(order[0]).get_weights(), went_on, strict=True))
+
+
+def test_arrays_go_to_the_device_once_where_they_take_at_most_half_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = np.zeros((300, 20000), np.float32)  # 24 MB
+
+    def chunked(limit: str, data: Any = x, batch_size: int = 16) -> bool:
+        monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", limit)
+        return ArrayFeed(as_examples(data), batch_size, True, 0, False).chunked
+
+    assert not chunked("48MB")
+    assert chunked("47MB")
+    assert not chunked("47MB", x[:200])  # no more than chunks would take
+    assert not chunked("47MB", batch_size=150)
+    assert not chunked("47MB", jax.device_put(x))  # there already
+
+
+def test_A3_the_next_chunk_is_read_while_the_last_one_is_computed_with() -> None:
+    """The reader waits until a step has begun that does not need what it reads."""
+    taken, beyond = threading.Event(), []
+
+    class Slow:
+        def __init__(self, array: np.ndarray):
+            self.array, self.shape, self.dtype, self.chunks = array, array.shape, array.dtype, None
+            self.rows = 0
+
+        def __len__(self) -> int:
+            return len(self.array)
+
+        def __getitem__(self, rows: Any) -> np.ndarray:
+            self.rows += len(self.array[rows])
+            if self.rows > 2 * 32:  # behind the first two chunks
+                beyond.append(taken.wait(60))
+            return self.array[rows]
+
+    x, _ = digits(160)
+    feed = ArrayFeed(as_examples(Slow(x)), 16, False, 0, False)
+    feed.CHUNK_BYTES = 32 * 64 * 4
+    stretches = feed.epoch(0)
+    first = next(stretches)
+    assert len(first.sizes) == 2
+    taken.set()
+    assert sum(len(stretch.sizes) for stretch in stretches) == 8
+    assert beyond
+    assert all(beyond)
 
 
 def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_given(

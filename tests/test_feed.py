@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.feed import ArrayFeed, take
+from epochal.array_feed import ArrayFeed
+from epochal.feed import take
 from epochal.sources import as_examples
 
 SIZES = {"n": st.integers(1, 60), "m": st.integers(1, 25)}
@@ -43,6 +44,59 @@ def test_F2_an_epoch_is_every_example_once(
     assert len(found) == feed.steps == -(-n // min(m, n))
     assert sorted(row for batch in found for row in batch) == list(range(n))
     assert all(len(batch) == min(m, n) for batch in found[:-1])
+
+
+class Chunks(ArrayFeed):
+    """Any data is too large for the device."""
+
+    CHUNK_BYTES = 12
+
+    def _fits(self) -> bool:
+        return False
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    **SIZES,
+    shuffle=st.sampled_from([True, False, "batch"]),
+    exact=st.booleans(),
+    steps=st.one_of(st.none(), st.integers(1, 9)),
+    place=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+    width=st.one_of(st.none(), st.integers(1, 6)),
+)
+def test_batches_and_places_are_the_same_in_chunks_also_of_a_run_that_goes_on_with_batches_of_another_size(
+    n: int, m: int, shuffle: bool | str, exact: bool, steps: int | None, place: tuple[int, int], width: int | None
+) -> None:
+    data = as_examples(np.arange(n)[:, None], np.arange(n))
+    runs = []
+    for kind in (ArrayFeed, Chunks):
+        feed = kind(data, m, shuffle, 3, exact, steps)
+        assert feed.chunked == (kind is Chunks)
+        if width is not None:
+            feed.share(width)
+        at = place[0], min(place[1], (feed.steps or 1) - 1)
+        found: list[object] = [told(feed, 0), feed.place(*at)]
+        feed.seek(feed.place(*at))
+        found.append(told(feed, at[0]))
+        feed.resize(at[0] + 1, m + 2)
+        found += [told(feed, at[0] + 1), feed.place(at[0] + 1, 1), np.asarray(feed.pivot).tolist()]
+        runs.append(found)
+    assert runs[0] == runs[1]
+
+
+def told(feed: ArrayFeed, epoch: int) -> list[tuple[list[int], list[int]]]:
+    """Examples and ids of every batch, read from the blocks as steps do."""
+    found = []
+    for block, first, sizes in feed.epoch(epoch):
+        x, y, order, passes = (np.asarray(a) for a in (*block.data[:2], block.order, block.passes))
+        for step in range(first, len(sizes)):
+            start = step * order.shape[1] if block.starts is None else int(block.starts[step])
+            rows = order.reshape(-1)[start : start + sizes[step]]
+            assert (x[rows, 0] == y[rows]).all()
+            assert sizes[step] == block.sizes[step]
+            ids = (rows if block.ids is None else np.asarray(block.ids)[rows]) + passes[step]
+            found.append((y[rows].tolist(), ids.astype(np.uint32).tolist()))
+    return found
 
 
 @settings(max_examples=20, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import flax.nnx as nnx
@@ -16,7 +17,8 @@ from data import diabetes, digits
 
 import epochal as keras
 from epochal import loop
-from epochal.feed import ArrayFeed, take
+from epochal.array_feed import ArrayFeed
+from epochal.feed import take
 from epochal.sources import as_examples
 from epochal.sums import accumulate
 
@@ -318,6 +320,43 @@ def test_H7_ctrl_c_finishes_the_step_and_leaves_a_model_that_goes_on() -> None:
     assert np.isfinite(model.predict(x[:5], verbose=0)).all()
     model.fit(x, y, verbose=0)
     assert model.optimizer.iterations == 24
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+@pytest.mark.parametrize("when", ["in a hook", "while data is waited for"])
+def test_H7_ctrl_c_ends_evaluate_and_predict_and_leaves_the_model_as_it_was(method: str, when: str) -> None:
+    x, y = digits(96)
+    model, kind = small(dropout=0.2), {"evaluate": "test", "predict": "predict"}[method]
+    targets = (y,) if method == "evaluate" else ()
+    model.fit(x, y, verbose=0)
+    run, weights = getattr(model, method), model.get_weights()
+    before = run(x, *targets, verbose=0, batch_size=16)
+    seen: list[int] = []
+
+    def press(batch: int, logs: Any = None) -> None:
+        seen.append(batch)
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def pressing() -> Iterator[Any]:
+        for i in range(6):
+            press(i)
+            yield x[16 * i : 16 * i + 16], y[16 * i : 16 * i + 16]
+
+    hooks, handler = keras.callbacks.Callback(), signal.getsignal(signal.SIGINT)
+    setattr(hooks, f"on_{kind}_batch_begin", press)
+    given: tuple = (pressing(),)
+    options: dict[str, Any] = {}
+    if when == "in a hook":
+        given, options = (x, *targets), {"batch_size": 16, "callbacks": [hooks]}
+    with pytest.raises(KeyboardInterrupt):
+        run(*given, verbose=0, **options)
+    assert seen == [0, 1, 2]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert same(model.get_weights(), weights)
+    np.testing.assert_array_equal(run(x, *targets, verbose=0, batch_size=16), before)
+    model.fit(x, y, verbose=0)
+    assert model.optimizer.iterations == 6
 
 
 def test_H7_an_exception_in_a_callback_keeps_its_type_and_the_model_its_weights() -> None:

@@ -14,7 +14,7 @@ import pytest
 from data import diabetes, digits
 
 import epochal as keras
-from epochal.feed import ArrayFeed
+from epochal.array_feed import ArrayFeed
 from epochal.sources import as_examples
 from epochal.step import TrainRunner
 

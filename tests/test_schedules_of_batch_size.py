@@ -241,16 +241,14 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bits(kind: str, at: tuple
     assert len(set(expected.history["batch_size"])) > 1
 
 
-def test_what_cannot_change_its_size_is_refused_before_training(tmp_path: Path) -> None:
+def test_what_cannot_change_its_size_is_refused_before_training() -> None:
     x, y = diabetes(20)
     model = linear()
     model.fit(x, y, verbose=0)
     before = model.get_weights()
-    np.save(tmp_path / "x.npy", x)
-    for data in ((Pairs(x, y), None), (np.load(tmp_path / "x.npy", mmap_mode="r"), y)):
-        for callback in (BatchSizeSchedule({1: 4}), NoiseScale()):
-            with pytest.raises(ValueError, match="arrays in memory only"):
-                model.fit(*data, verbose=0, callbacks=[callback])
+    for callback in (BatchSizeSchedule({1: 4}), NoiseScale()):
+        with pytest.raises(ValueError, match="arrays only"):
+            model.fit(Pairs(x, y), verbose=0, callbacks=[callback])
     decay = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5))
     with pytest.raises(ValueError, match="follows a schedule, which cannot be scaled"):
         linear(decay).fit(x, y, verbose=0, callbacks=[BatchSizeSchedule({1: 4}, lr_scaling="sqrt")])

@@ -14,9 +14,10 @@ import numpy as np
 
 from epochal import loop, micro
 from epochal.arguments import check_labels, checked_batch_size
+from epochal.array_feed import ArrayFeed
 from epochal.callbacks.base import Logs
 from epochal.display import Display
-from epochal.feed import ArrayFeed, Block
+from epochal.feed import Block
 from epochal.interrupts import Interrupts
 from epochal.objective import Recipe, Tally
 from epochal.program import Executable, checks_numbers

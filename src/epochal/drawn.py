@@ -36,13 +36,12 @@ class Stream:
         limit: batches per epoch that were asked for; None is one pass, -1 an epoch without end.
         expected: batches per epoch, as far as that is known.
         dry: whether the data has ended and cannot be gone over again.
-        even: whether all batches are known to have the same number of examples.
         say: takes messages for the user.
         keeps_state: whether to ask data with a state of its own for that behind every batch.
     """
 
     def __init__(self, limit: int | None = None, expected: int | None = None):
-        self.limit, self.dry, self.even = limit, False, False
+        self.limit, self.dry = limit, False
         self.expected = None if limit == -1 else expected if limit is None else limit
         self.say: Callable[[str], None] = print
         self.keeps_state = False
@@ -84,10 +83,6 @@ class Stream:
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data from other data."""
         return {"batches": self.expected}
-
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        """See `Feed.found`."""
-        return None
 
     def end_epoch(self) -> None:
         """After an epoch, before the next one's first batch is drawn."""

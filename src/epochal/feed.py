@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,7 @@ import numpy as np
 from jax import Array
 
 from epochal.drawn import Drawn, Stream
-from epochal.order import Batches, Place, Table
-from epochal.sources import Examples, fingerprint, found, read_rows, shared_rows, widened
+from epochal.sources import Examples
 
 
 class Batch(NamedTuple):
@@ -163,7 +162,7 @@ class Feed:
         Raises:
             ValueError: batches come as they are.
         """
-        raise ValueError("The batch size can be changed for arrays in memory only; these batches come as they are.")
+        raise ValueError("The batch size can be changed for arrays only; these batches come as they are.")
 
     def share(self, width: int) -> None:
         """See `ArrayFeed.share`; nothing where batches come as they are."""
@@ -174,7 +173,7 @@ class Feed:
         Raises:
             ValueError: examples come as they are, and have no numbers.
         """
-        raise ValueError("Examples can be drawn at random from arrays in memory only; these batches come as they are.")
+        raise ValueError("Examples can be drawn at random from arrays only; these batches come as they are.")
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data from other data: sizes and types, and a digest of some rows where there are rows."""
@@ -194,145 +193,6 @@ class Feed:
         """When no more batches will be taken."""
 
 
-class ArrayFeed(Feed):
-    """Arrays in memory: they go to the device once; what is fed is an order of their rows, see `order.Batches`.
-
-    Args:
-        examples: the data.
-        batch_size: m.
-        shuffle: True (a new order every pass), "batch" or False.
-        seed: of the order.
-        exact_tail: give a short last batch its true shape (another compiled program) instead of padding it.
-        steps: the batches of an epoch; None is one pass, -1 an epoch without end.
-        pivot: one row of targets per output; the first row when not given.
-        shared: for evaluation: NumPy arrays of other sizes are to run in the same programs, as long as they are small.
-    """
-
-    resizable = True
-    SHARED_BYTES = 4 * 2**20  # copied in well under a millisecond
-    SHARED_WIDTH = 32  # a batch of more examples has room for a multiple of this
-
-    def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        shuffle: bool | str,
-        seed: int,
-        exact_tail: bool,
-        steps: int | None = None,
-        pivot: Any = None,
-        shared: bool = False,
-    ):
-        self.n, self.exact_tail = examples.n, exact_tail
-        self.batch_size = min(batch_size, examples.n)
-        self._width: int | None = None
-        self._batches = Batches(self.n, self.batch_size, shuffle, seed, steps)
-        self.steps = self._batches.length(0)
-        data = examples.x, examples.y, examples.weight
-        self._room = self._shared_room(data) if shared and not exact_tail else None
-        self._examples = examples
-        pivot = jax.tree.map(lambda a: a[:1], examples.y) if pivot is None else pivot
-        if self._room is not None:  # no order names the rows that are added
-            data = widened(data, self.n, self._room[2])
-        self.data, self.pivot = jax.device_put((data, pivot))
-
-    @property
-    def padded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether a batch may hold padding."""
-        return not self.exact_tail and (self._room is not None or self._shares or not self._batches.even)
-
-    def _shared_room(self, data: Any) -> tuple[int, int, int] | None:
-        """Batches, rows per batch and rows of data that the program has room for; None where it has the true ones."""
-        n, leaves, batches = self.n, jax.tree.leaves(data), self._batches.per_pass
-        if batches > 1:
-            steps, width = 4 ** (((batches - 1).bit_length() + 1) // 2), self.batch_size or n  # a power of four
-            rows = steps * width
-        else:  # all rows of a batch are computed with: large ones have not many more than examples
-            width = shared_rows(n) if n <= self.SHARED_WIDTH else -(-n // self.SHARED_WIDTH) * self.SHARED_WIDTH
-            steps, rows = 2, width  # of a block with one step XLA makes another program, with other bits
-        small = sum(a.nbytes for a in leaves) / n * rows <= self.SHARED_BYTES
-        return (steps, width, rows) if small and all(isinstance(a, np.ndarray) for a in leaves) else None
-
-    def begin(self, epoch: int) -> bool:
-        self.steps = self._batches.length(epoch)
-        return True
-
-    def epoch(self, epoch: int, chunk: int | None = None) -> Iterator[Stretch]:
-        for table in self._batches.tables(epoch):
-            yield from self._cut(table)
-
-    def share(self, width: int) -> None:
-        """From here on one program runs all batch sizes that are multiples of `width`, the size of micro-batches."""
-        self._width = None if self.exact_tail or width >= self.n else width
-
-    @property
-    def _shares(self) -> bool:
-        return self._width is not None and self.batch_size is not None and self.batch_size % self._width == 0
-
-    def _shared(self, table: Table, width: int) -> Stretch:
-        """One block whose shape does not depend on the batch size: all rows in line, and where each batch begins."""
-        real = np.arange(table.rows.shape[1]) < table.sizes[:, None]
-        rows, steps = table.rows[real].astype(np.int32), max(-(-self.n // width), len(table.sizes))
-        order = np.resize(rows[-1:], -(-max(len(rows), self.n) // width) * width)
-        order[: len(rows)] = rows
-        starts, sizes, passes = np.zeros(steps, np.int32), np.zeros(steps, np.int32), np.zeros(steps, np.uint32)
-        k = len(table.sizes)
-        starts[:k], sizes[:k] = np.cumsum(table.sizes) - table.sizes, table.sizes
-        passes[:k] = (table.passes * PASS_FACTOR).astype(np.uint32)
-        arrays = jax.device_put((order[None], sizes, passes, starts))
-        block = Block(self.data, arrays[0], arrays[1], arrays[2], None, self.pivot, arrays[3])
-        return Stretch(block, table.first, table.sizes)
-
-    def _cut(self, table: Table) -> Iterator[Stretch]:
-        """One block; with exact tails a block for every run of batches of one size."""
-        if self._room is not None:
-            yield self._roomy(table, *self._room[:2])
-            return
-        if self._shares and self._width is not None:
-            yield self._shared(table, self._width)
-            return
-        passes = (table.passes * PASS_FACTOR).astype(np.uint32)
-        edges = np.flatnonzero(np.diff(table.sizes)) + 1 if self.exact_tail else []
-        start = 0
-        for rows, sizes, number in zip(*(np.split(a, edges) for a in (table.rows, table.sizes, passes)), strict=True):
-            first = max(table.first - start, 0)
-            start += len(rows)
-            if first < len(rows):
-                rows = rows[:, : sizes[0]] if self.exact_tail else rows
-                order, counts, pass_ids = jax.device_put((rows.astype(np.int32), sizes, number))
-                yield Stretch(Block(self.data, order, counts, pass_ids, None, self.pivot), first, sizes)
-
-    def _roomy(self, table: Table, steps: int, width: int) -> Stretch:
-        """One block with room for so many batches of so many rows; batches repeat their last row, as short ones do."""
-        room, more = width - table.rows.shape[1], max(steps - len(table.sizes), 0)
-        rows = np.pad(table.rows.astype(np.int32), ((0, more), (0, room)), "edge")
-        passes = (table.passes * PASS_FACTOR).astype(np.uint32)
-        order, sizes, passes = jax.device_put((rows, np.pad(table.sizes, (0, more)), np.pad(passes, (0, more))))
-        return Stretch(Block(self.data, order, sizes, passes, None, self.pivot), table.first, table.sizes)
-
-    def place(self, epoch: int, batch: int) -> dict[str, Any]:
-        return asdict(self._batches.place(epoch, batch))
-
-    def seek(self, place: dict[str, Any]) -> None:
-        self._cut_into(self._batches.at(Place(**place)), place["epoch"])
-
-    def resize(self, epoch: int, batch_size: int) -> None:
-        self.batch_size = min(batch_size, self.n)
-        self._cut_into(self._batches.resized(epoch, self.batch_size), epoch)
-
-    def _cut_into(self, batches: Batches, epoch: int) -> None:
-        self._batches, self.steps = batches, batches.length(epoch)
-
-    def taken(self, rows: np.ndarray) -> tuple[Any, Any, Any]:
-        return read_rows((self._examples.x, self._examples.y, self._examples.weight), rows)
-
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        return found(self._examples, self._batches.rows(epoch, batch))
-
-    def fingerprint(self) -> dict[str, Any]:
-        return fingerprint(self._examples)
-
-
 class StreamFeed(Feed):
     """Batches from a stream: a few at a time are put together to a block, while the device computes the last one.
 
@@ -340,7 +200,6 @@ class StreamFeed(Feed):
         stream: the batches.
         prepare: checks a batch and brings it to the model's form.
         exact_tail: give batches their true shape; otherwise those with fewer rows than the largest are padded.
-        batch_size: for the record; None when batches come as they are.
     """
 
     BLOCK_BYTES = 4 * 2**20  # as much as is copied in well under a millisecond
@@ -352,10 +211,9 @@ class StreamFeed(Feed):
         stream: Stream,
         prepare: Callable[[Examples], Examples],
         exact_tail: bool,
-        batch_size: int | None = None,
     ):
         self._stream, self._prepare, self.exact_tail = stream, prepare, exact_tail
-        self.padded, self.batch_size, self.steps = not exact_tail and not stream.even, batch_size, stream.expected
+        self.padded, self.steps = not exact_tail, stream.expected
         self.limit = None if stream.limit == -1 else stream.limit
         self._width = 0  # rows of the largest batch so far
         self._pivot: Any = None
@@ -398,13 +256,9 @@ class StreamFeed(Feed):
 
     def seek(self, place: dict[str, Any]) -> None:
         self._stream.seek(place["stream"])
-        self.padded = not self.exact_tail and not self._stream.even
         self.steps = self._stream.expected or self.steps
         self.drawn, self._width, self._pivot = place["drawn"], place["width"], place["pivot"]
         self._mark = place["stream"].get("mark")
-
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        return self._stream.found(epoch, batch)
 
     def fingerprint(self) -> dict[str, Any]:
         return self._stream.fingerprint()

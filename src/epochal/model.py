@@ -424,12 +424,12 @@ class Model(Layer):
         """
         training = self._training
         training.refuse_tracing("predict")
+        first = checked_steps("steps", steps)
+        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         if verbose == 0 and not callbacks and steps is None:  # nobody looks at batches
             outputs = calls.predicted(training, x, batch_size)
             if outputs is not None:
                 return outputs
-        first = checked_steps("steps", steps)
-        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
         with contextlib.ExitStack() as closing:
             data = training.input_data(x, Way(batch_size, limit=first, workforce=workforce), closing)
             params = {"verbose": verbose, "epochs": 1, "steps": data.steps, "batch_size": data.batch_size}

@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,52 +17,10 @@ from epochal import sources
 from epochal.drawn import Drawn, Stream, has_state
 from epochal.iterated import Iterated, OneShot
 from epochal.loaders import Loader, is_loader
-from epochal.order import Batches, Place, epoch_order
+from epochal.order import epoch_order
 from epochal.pydataset import DatasetCreator, InputContext, PyDataset
 from epochal.sources import Examples
 from epochal.workers import Workers
-
-
-class Sliced(Stream):
-    """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken.
-
-    Args:
-        examples: the arrays.
-        batches: of their rows.
-        limit: see `Stream`.
-    """
-
-    def __init__(self, examples: Examples, batches: Batches, limit: int | None):
-        super().__init__(limit, batches.per_pass)
-        self._examples, self._batches = examples, batches
-        self.even = batches.even
-
-    def begin(self, epoch: int) -> Examples | None:
-        self.expected = self._batches.length(epoch)
-        return super().begin(epoch)
-
-    def _draw(self, epoch: int) -> Iterator[Drawn]:
-        arrays = (self._examples.x, self._examples.y, self._examples.weight)
-        for table in self._batches.tables(epoch):
-            for i in range(table.first, len(table.rows)):
-                rows = table.rows[i, : table.sizes[i]]
-                read = Examples(*sources.read_rows(arrays, rows), n=len(rows))
-                yield Drawn(read, int(table.passes[i]), rows.astype(np.uint32))
-
-    def place(self, epoch: int, batch: int, mark: Any) -> dict[str, Any]:
-        return asdict(self._batches.place(epoch, batch))
-
-    def seek(self, place: dict[str, Any]) -> None:
-        super().seek(place)
-        self._batches = self._batches.at(Place(**place))
-        self.expected = self._batches.length(place["epoch"])
-        self.even = self._batches.even
-
-    def found(self, epoch: int, batch: int) -> tuple[np.ndarray, list[int]] | None:
-        return sources.found(self._examples, self._batches.rows(epoch, batch))
-
-    def fingerprint(self) -> dict[str, Any]:
-        return sources.fingerprint(self._examples)
 
 
 class Made(Stream):
@@ -250,15 +208,6 @@ def _order(length: int, shuffle: bool, seed: int, number: int) -> Sequence[int]:
     if shuffle and length < sys.maxsize:
         return epoch_order(length, seed, number).tolist()
     return range(length)
-
-
-def lazy_batches(
-    examples: Examples, batch_size: int, shuffle: bool | str, seed: int, limit: int | None, again: bool = True
-) -> Sliced:
-    """Arrays on disk, read batch by batch, in the order in which arrays in memory would be taken."""
-    if limit is not None and not again:
-        limit = min(limit, -(-examples.n // batch_size))
-    return Sliced(examples, Batches(examples.n, batch_size, shuffle, seed, limit), limit)
 
 
 def element_examples(element: Any, method: str) -> Examples:

@@ -26,6 +26,7 @@ from epochal.arguments import (
     stream_chunks,
     with_class_weight,
 )
+from epochal.array_feed import ArrayFeed
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.files import ModelCheckpoint
 from epochal.callbacks.history import History
@@ -34,7 +35,7 @@ from epochal.callbacks.progress import ProgbarLogger
 from epochal.checkpoint import Checkpoint, Store
 from epochal.display import Display
 from epochal.drawn import Stream
-from epochal.feed import ArrayFeed, Batch, Feed, StreamFeed
+from epochal.feed import Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
 from epochal.objective import Objective, Output, Recipe, Tally, naming
@@ -45,7 +46,7 @@ from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
-from epochal.streams import Workforce, as_stream, is_stream, lazy_batches, made
+from epochal.streams import Workforce, as_stream, is_stream, made
 
 _NO_TRACE = get_opaque_trace_state(convention="nnx")
 
@@ -237,9 +238,8 @@ class Training:
         size = checked_batch_size(way.batch_size, examples.n)
         self.fix_batch_size(size, examples.n)
         way = replace(way, batch_size=size)
-        if examples.lazy:
-            stream = lazy_batches(examples, size, way.shuffle, way.seed, way.limit, way.again)
-            return Data(self, examples, way=way, stream=stream, class_weight=class_weight)
+        if _on_disk(examples.y) or _on_disk(examples.weight):
+            return Data(self, examples, way=way, class_weight=class_weight)
         return Data(self, self.weighted(examples, class_weight), way=way)
 
     def fix_batch_size(self, batch_size: int, n: int) -> None:
@@ -530,7 +530,7 @@ class Data:
         training: the model's training side.
         first: the examples, or the first batch of a stream; what programs are made for.
         way: how arrays are gone through, with the number of examples per batch.
-        stream: the batches, where the data is no arrays in memory.
+        stream: the batches, where the data is no arrays.
         class_weight: still to be put into the stream's batches.
     """
 
@@ -568,19 +568,21 @@ class Data:
         """
         training, way = self._training, self._way
         exact_tail = not programs.row_independent
-        if self.stream is None:
-            assert way is not None
-            check_labels(programs, self.first)
-            steps = way.limit if way.limit in (None, -1) else self.steps
-            return ArrayFeed(self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps, shared=testing)
-        in_form = self.first.lazy  # arrays on disk were aligned as a whole
 
         def prepare(batch: Examples) -> Examples:
-            batch = training.weighted(batch if in_form else training.aligned(batch), self._class_weight)
+            batch = training.weighted(batch if self.stream is None else training.aligned(batch), self._class_weight)
             check_labels(programs, batch)
             return batch
 
-        return StreamFeed(self.stream, prepare, exact_tail, self.batch_size)
+        if self.stream is not None:
+            return StreamFeed(self.stream, prepare, exact_tail)
+        assert way is not None
+        steps = way.limit if way.limit in (None, -1) else self.steps
+        settings = (self.first, way.batch_size, way.shuffle, way.seed, exact_tail, steps)
+        if _on_disk(self.first.y) or _on_disk(self.first.weight):
+            return ArrayFeed(*settings, shared=testing, prepare=prepare)
+        check_labels(programs, self.first)
+        return ArrayFeed(*settings, shared=testing)
 
     def chunks(self, padded: bool) -> Iterator[tuple[Any, int]]:
         """Inputs for `predict`, batch by batch, with the number of true rows in each."""
@@ -597,6 +599,10 @@ class Data:
         self.stream.end_epoch()
         if self.stream.dry and limit is not None:
             warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=5)
+
+
+def _on_disk(tree: Any) -> bool:
+    return any(isinstance(a, sources.Lazy) for a in jax.tree.leaves(tree))
 
 
 def spec_of(array: Any) -> jax.ShapeDtypeStruct:

@@ -17,9 +17,10 @@ import numpy as np
 
 from epochal import memory, micro, sources
 from epochal.arguments import check_labels
+from epochal.array_feed import ArrayFeed
 from epochal.batch_plan import Measurements, duration, largest_within, memory_of
 from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
-from epochal.feed import ArrayFeed, Block
+from epochal.feed import Block
 from epochal.gradients import chunk_size, grouped, squares_and_products
 from epochal.program import Executable
 from epochal.sources import Examples

@@ -40,11 +40,11 @@ class Workers:
     def __init__(self, dataset: Any, workers: int, processes: bool, ahead: int, timeout: float):
         self._dataset, self._ahead, self._timeout = dataset, max(ahead, 1), timeout
         self._waiting: deque[tuple[int, Future]] = deque()
-        self._pool: _Threads | _Processes | None = None
+        self._pool: Threads | _Processes | None = None
         if processes and workers > 0:
             self._pool = _Processes(dataset, workers)
         elif workers > 1:
-            self._pool = _Threads(dataset, workers)
+            self._pool = Threads(dataset.__getitem__, workers)
 
     def batches(self, numbers: Iterable[int]) -> Iterator[Any]:
         """The batches with these numbers, in this order.
@@ -68,14 +68,14 @@ class Workers:
         finally:
             self._cancel()
 
-    def _order_from(self, numbers: Iterator[int], pool: _Threads | _Processes) -> None:
+    def _order_from(self, numbers: Iterator[int], pool: Threads | _Processes) -> None:
         while len(self._waiting) < self._ahead and (number := next(numbers, None)) is not None:
             try:
                 self._waiting.append((number, pool.submit(number)))
             except BrokenProcessPool as error:
                 raise self._died(number) from error
 
-    def _next(self, pool: _Threads | _Processes) -> Any:
+    def _next(self, pool: Threads | _Processes) -> Any:
         (number, future), name = self._waiting[0], type(self._dataset).__name__
         try:
             pool.wait_for_start()
@@ -125,14 +125,19 @@ def _asked_for(name: str, number: int) -> str:
     return f"A worker asked for {name}.__getitem__({number})."
 
 
-class _Threads:
-    """Daemon threads: one that hangs does not keep the interpreter from ending, as those of the standard pool do."""
+class Threads:
+    """Daemon threads: one that hangs does not keep the interpreter from ending, as those of the standard pool do.
+
+    Args:
+        make: what they call.
+        workers: how many.
+    """
 
     END_SECONDS = 1.0  # to wait for batches that are still being made
 
-    def __init__(self, dataset: Any, workers: int):
-        self._dataset = dataset
-        self._tasks: queue.SimpleQueue[tuple[int, Future] | None] = queue.SimpleQueue()
+    def __init__(self, make: Callable[[Any], Any], workers: int):
+        self._make = make
+        self._tasks: queue.SimpleQueue[tuple[Any, Future] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
@@ -148,21 +153,22 @@ class _Threads:
         for future in futures:
             future.cancel()
 
-    def submit(self, number: int) -> Future:
+    def submit(self, given: Any) -> Future:
+        """What comes of calling with this."""
         future: Future = Future()
-        self._tasks.put((number, future))
+        self._tasks.put((given, future))
         return future
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            number, future = task
+            given, future = task
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(self._dataset[number])
+                future.set_result(self._make(given))
             except BaseException as error:  # noqa: BLE001  (raised again where the batch is taken)
                 future.set_exception(error)
-            del task, future  # the batch belongs to whoever took it
+            del task, given, future  # the batch belongs to whoever took it
 
     def close(self) -> None:
         for _ in self._threads:

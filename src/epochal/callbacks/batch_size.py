@@ -87,9 +87,7 @@ class BatchSizeSchedule(Plateau):
 
     def set_run(self, steps: Any, feed: Any) -> None:
         if not feed.resizable:
-            raise ValueError(
-                "BatchSizeSchedule changes the batch size of arrays in memory only; these batches are made."
-            )
+            raise ValueError("BatchSizeSchedule changes the batch size of arrays only; these batches are made.")
         if self.model.stateful_layers():
             raise ValueError("A stateful model keeps one state per row of the batch: its batch size cannot change.")
         if self.lr_scaling is not None:

@@ -37,7 +37,7 @@ class NoiseScale(Callback):
         confidence: of the interval.
 
     Raises:
-        ValueError: arguments out of their range; before training, data that is not arrays in memory.
+        ValueError: arguments out of their range; before training, data that is not arrays.
 
     Attributes:
         estimate: the last `epochal.critical_batch.NoiseEstimate`; None before the first measurement.

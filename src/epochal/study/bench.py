@@ -16,17 +16,18 @@ import numpy as np
 
 from epochal import micro
 from epochal.arguments import check_labels
+from epochal.array_feed import ArrayFeed
 from epochal.callbacks.monitor import Monitor
 from epochal.config import serialize
 from epochal.display import Display
-from epochal.feed import ArrayFeed, Stretch
+from epochal.feed import Stretch
 from epochal.memory import program_bytes
 from epochal.model import Model
 from epochal.objective import Objective
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
 from epochal.sources import Examples, fingerprint
 from epochal.step import TestRunner, TrainRunner
-from epochal.training import Way
+from epochal.training import Data, Way
 
 _SILENT = Display()
 EVALUATED = 1024  # examples per step of an evaluation, and training examples that a fit's training loss is taken of
@@ -113,7 +114,7 @@ class Bench:
         with ExitStack() as closing:
             way = Way(batch_size="full", shuffle=True)
             data, held_out = model._training.fit_data(given, None, way, split, validation_data, Way("full"), closing)
-        if held_out is None or data.stream is not None or held_out.stream is not None:
+        if held_out is None or _elsewhere(data) or _elsewhere(held_out):
             raise ValueError("Expected x and y as arrays in memory, and validation_split or validation_data as such.")
         return model, drawn, data.first, held_out.first
 
@@ -268,6 +269,11 @@ def sampled(examples: Examples, rows: np.ndarray) -> Examples:
 def _on_device(examples: Examples) -> Examples:
     read = examples.read()
     return Examples(*jax.device_put((read.x, read.y, read.weight)), n=read.n)
+
+
+def _elsewhere(data: Data) -> bool:
+    """Whether data comes in batches, or is on disk."""
+    return data.stream is not None or data.first.lazy
 
 
 def _copied(tree: Any) -> Any:
