@@ -61,11 +61,12 @@ def needed_table(families: Any, cache: str) -> str:
         sizes = f"{predicted / 1e6:.1f} MB | {least / 1e6:.1f} MB | {predicted / least:.3f}"
         rows.append(f"| {family} | {SIZES.get(family, 1024)} | {sizes} |")
         print(rows[-1], flush=True)
-    text = (
-        "Predicted bytes (`memory.program_bytes`) against the least address space beyond what the process has that the "
-        "step runs in, bisected to within 1 %. Steps of less may need less, since the process holds some free memory (an "
-    )
-    return text + "embedding with a batch of 1024: 0.83 of what is predicted).\n\n" + "\n".join([*rows, ""])
+    text = """\
+Predicted bytes (`memory.program_bytes`) against the least address space beyond what the process has that the step
+runs in, bisected to within 1 %. Smaller steps may need less, since the process holds some free memory (an embedding
+with batches of 1024: 0.83 of what is predicted).
+"""
+    return "\n".join([text, *rows, ""])
 
 
 def limits_table(families: Any, cache: str) -> str:
@@ -76,12 +77,16 @@ def limits_table(families: Any, cache: str) -> str:
         words = ["yes" if found[name] else "NO" for name in ("trains", "refused", "fails")]
         rows.append(f"| {family} | {found['most']} | {words[0]} | {found['more']} | {words[1]} | {words[2]} |")
         print(rows[-1], flush=True)
-    text = f"`max_batch_size` under {LIMIT // 10**6} MB of address space beyond what the process has, and 1.3 times as "
-    text += "much, not cut: whether the former trains; whether the latter is refused; and whether it fails where it is tried "
-    text += "all the same, with the reserve taken away.\n\nWhat is said to fit has slack on purpose: the planner keeps a "
-    text += "tenth (`memory.SHARE`), predicts up to 15 % too much, and what compiling took is not free. With all of the space "
-    text += "1.3 times its answer still ran, so for a user 'does not fit' means: fit refuses it."
-    return text + "\n\n" + "\n".join([*rows, ""])
+    text = f"""\
+`max_batch_size` under {LIMIT // 10**6} MB of address space beyond what the process has, and 1.3 times as much, not
+cut: whether the former trains; whether the latter is refused; and whether it fails where it is tried all the same, in
+0.9 times the space.
+
+What is said to fit has slack on purpose: the planner keeps a tenth (`memory.SHARE`), predicts up to 15 % too much,
+and what compiling took is not free. With all of the space 1.3 times its answer still ran in an earlier run of all
+six, so for a user "does not fit" means: fit refuses it.
+"""
+    return "\n".join([text, *rows, ""])
 
 
 def limits(family: str, cache: str, limit: int = LIMIT) -> dict[str, Any]:

@@ -212,9 +212,9 @@ def listening(
 ) -> Any:
     """`step(i, carry, listens)` for i = first … last-1; one in so many listens.
 
-    `number(carry)` counts updates: multiples of the golden ratio modulo 1 say which of them listen, evenly spread, and in
-    step with no number of batches per epoch (Weyl 1916). Steps that do not are in a loop of their own: if each had to
-    choose, it would take up to a tenth more time.
+    `number(carry)` counts updates: multiples of the golden ratio modulo 1 say which of them listen, evenly spread, and
+    in step with no number of batches per epoch (Weyl 1916). Steps that do not are in a loop of their own: if each had
+    to choose, it would take up to a tenth more time.
     """
 
     def heard(carry: Any) -> Array:

@@ -22,8 +22,8 @@ class NoiseScale(Callback):
 
     Batches that are run in micro-batches tell it without other gradients: each has those of its pieces and their mean,
     all at the same weights. Adding up squares takes its time, so of batches in pieces of k examples one in 400 / k is
-    listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update; with `every` given all
-    are. Where it turns out in training that batches have to be cut, from the next epoch on.
+    listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update; with `every` given
+    all are. Where it turns out in training that batches have to be cut, from the next epoch on.
     Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
     drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
@@ -97,7 +97,9 @@ class NoiseScale(Callback):
             when = f"with {self._feed.n:,} examples the first measurement is within that after "
             when += f"{self.due_every(self.drawn)} epochs. NoiseScale(every=1) measures in each."
             if self._steps.heard is not None:
-                when = f"of batches in such pieces it needs more than were run: the least is {self.LEAST}, of one in so "
+                when = (
+                    f"of batches in such pieces it needs more than were run: the least is {self.LEAST}, of one in so "
+                )
                 when += f"many as {self.PIECE} / the piece's examples. NoiseScale(every=1) listens to all."
             warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
 
