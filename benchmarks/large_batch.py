@@ -3,7 +3,8 @@
 The MLP is trained three times, each in a process of its own: without a limit; with EPOCHAL_MEMORY_LIMIT, so that
 batches are cut before they run; and with RLIMIT_AS so much above what the process holds already, and prediction set
 aside, so that XLA's RESOURCE_EXHAUSTED is met. Printed is the greatest difference to the first, relative to each
-array's largest weight.
+array's largest weight: 1.6e-5 on two cores, in single weights (float32 sums over 65536 examples, rounded in another
+order); of arrays as a whole it was 3e-8 in norm.
 """
 
 from __future__ import annotations

@@ -255,8 +255,10 @@ def ratio_interval(
         return max(float((b - root) / a), 0.0), float((b + root) / a)
     if c <= 0:
         return 0.0, math.inf
-    root = math.sqrt(discriminant)
-    return float(c / (b + root)), math.inf  # root > |b|, since a <= 0 < c
+    root = math.sqrt(discriminant)  # >= |b|, since a <= 0 < c
+    if b > 0:
+        return float(c / (b + root)), math.inf
+    return float((b - root) / a) if a < 0 else math.inf, math.inf
 
 
 def _quantile(freedom: int, confidence: float) -> float:

@@ -17,7 +17,7 @@ from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
 from epochal.objective import Logs, Means, Objective, Tally, beside, put_back
 from epochal.optimizers import Optimizer
-from epochal.pieces import Cut, Pieces, predicted
+from epochal.pieces import Cut, Pieces, listening, predicted
 from epochal.program import Executable, Program
 from epochal.state import Parts, TrainState, host_copy, on_device
 
@@ -52,7 +52,7 @@ class Steps:
         most: kind of program -> how many rows of a batch are run at once, where the memory does not suffice for all.
         adders: names of the layers that have called `add_loss` in batches that are cut.
         told: whether the user knows for which code a piece of a batch may not be the same as the whole.
-        listens: whether somebody asks for the gradient's noise.
+        listens: somebody asks for the gradient's noise: rows per piece -> to one in how many batches is listened.
         heard: what the last pass has found of it, as of `Tally.noise`; None where its batches were not cut.
     """
 
@@ -70,13 +70,14 @@ class Steps:
         self.on_nonfinite, self.micro_batch_size = on_nonfinite, micro_batch_size
         self.most: dict[str, int] = {}
         self.adders: dict[str, None] = {}
-        self.told = self.listens = False
+        self.told = False
+        self.listens: Callable[[int], int] | None = None
         self.heard: Any = None
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
         self.kept: dict[str, Program] = {}  # of other modules, made for this model and objective
-        self._programs: dict[tuple[str, bool, int | None], Program] = {}
+        self._programs: dict[tuple[str, bool, int | None, int], Program] = {}
 
     @property
     def row_independent(self) -> bool:
@@ -103,7 +104,7 @@ class Steps:
             state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
-        cut = self.listens and custom is None and self.width_of("train", block.order.shape[1]) is not None
+        cut = self.listens is not None and custom is None and self.width_of("train", block.order.shape[1]) is not None
         return self.train_report.start._replace(
             skips=self.record(), noise=np.zeros((2, 7), np.float32) if cut else None
         )
@@ -133,10 +134,14 @@ class Steps:
 
         With a `width` it runs every batch in pieces of so many rows, which may then be padded instead of the batch.
         """
-        key = kind, padded, width
+        one_in = 0 if kind != "train" or width is None or self.listens is None else self.listens(width)
+        key = kind, padded, width, one_in
         if key not in self._programs:
-            makers = {"train": self._make_train, "test": self._make_test, "predict": self._make_predict}
-            self._programs[key] = makers[kind](padded, width)
+            if kind == "train":
+                made = self._make_train(padded, width, one_in)
+            else:
+                made = (self._make_test if kind == "test" else self._make_predict)(padded, width)
+            self._programs[key] = made
         return self._programs[key]
 
     @property
@@ -245,11 +250,11 @@ class Steps:
         return after, self.objective.measure(outputs, batch, loss, tally, bad)
 
     def train_in_pieces(
-        self, state: TrainState, tally: Tally, block: Block, step: Any, key: Array, cut: Cut
+        self, state: TrainState, tally: Tally, block: Block, step: Any, key: Array, cut: Cut, listens: bool = False
     ) -> tuple[TrainState, Tally]:
         """The state and the tally after one step on batch number `step` of the block, which is cut."""
         assert self.optimizer is not None
-        summed = self.pieces(cut).trained(state.params, state.buffers, tally, block, step, key)
+        summed = self.pieces(cut).trained(state.params, state.buffers, tally, block, step, key, listens)
         params, opt = self.optimizer.update(list(summed.gradients), state.opt, list(state.params))
         after, noted, bad = self._checked(
             state,
@@ -297,18 +302,20 @@ class Steps:
     # -- many steps, compiled. The trip count is an argument, so one program runs any number of steps; cutting a row of
     # -- steps into several executions gives the same bits.
 
-    def _make_train(self, padded: bool, width: int | None) -> Program:
+    def _make_train(self, padded: bool, width: int | None, one_in: int) -> Program:
         cut = None if width is None else Cut(width, padded, self.eager)
 
         def train(state: TrainState, tally: Tally, block: Block, draw: Any, first: Any, last: Any) -> Any:
             key = pass_key(draw)
 
-            def body(i: Any, carry: Any) -> Any:
+            def body(i: Any, carry: Any, listens: bool = False) -> Any:
                 state, tally = carry
                 if cut is not None:
-                    return self.train_in_pieces(state, tally, block, i, key, cut)
+                    return self.train_in_pieces(state, tally, block, i, key, cut, listens)
                 return self.train_step(state, tally, take(block, i, padded), key)
 
+            if one_in and tally.noise is not None:
+                return listening(first, last, body, (state, tally), _updates, one_in, self.eager)
             return self._loop(first, last, body, (state, tally))
 
         return Program(train, donate=(0,), eager=self.eager)
@@ -348,6 +355,10 @@ class Steps:
         for i in range(int(first), int(last)):
             carry = body(i, carry)
         return carry
+
+
+def _updates(carry: tuple[TrainState, Tally]) -> Array:
+    return jnp.asarray(carry[0].opt.iterations)
 
 
 def pass_key(draw: Any) -> Array:

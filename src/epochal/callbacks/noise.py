@@ -21,8 +21,9 @@ class NoiseScale(Callback):
     are averaged. What is measured depends on the epoch's number alone, so a run that goes on logs the same.
 
     Batches that are run in micro-batches tell it without other gradients: each has those of its pieces and their mean,
-    all at the same weights. So every batch counts, at the price of adding up squares (a tenth of the time with pieces
-    of 32, more with smaller ones); where it turns out in training that batches have to be cut, from the next epoch on.
+    all at the same weights. Adding up squares takes its time, so of batches in pieces of k examples one in 400 / k is
+    listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update; with `every` given
+    all are. Where it turns out in training that batches have to be cut, from the next epoch on.
     Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
     drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
@@ -43,9 +44,10 @@ class NoiseScale(Callback):
     """
 
     GROUP = 16  # gradients of single examples would cost up to a hundred times what training on them does
-    COST = 10  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
+    COST = 25  # an example in such a group costs so many times what it does within a batch: benchmarks/noise_cost.py
     SHARE = 0.02
     KEPT = 5
+    PIECE = 400  # examples; of batches in smaller pieces so many times fewer are listened to: benchmarks/noise_cost.py
     LEAST = 3  # batches that a measurement is made of, where they are cut
 
     def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
@@ -71,7 +73,7 @@ class NoiseScale(Callback):
         if feed.n < 3:
             raise ValueError(f"NoiseScale needs at least 3 examples, got {feed.n}.")
         self._steps, self._feed = steps, feed
-        steps.listens, steps.heard = True, None
+        steps.listens, steps.heard = self.one_in, None
 
     def state_dict(self) -> dict[str, Any]:
         measured, heard = [list(m) for m in self._measured], None if self._steps is None else self._steps.heard
@@ -90,34 +92,38 @@ class NoiseScale(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._steps is None:
             return
-        self._steps.listens = False
+        self._steps.listens = None
         if self.estimate is None and self.every is None and self._first is not None:
-            warnings.warn(
-                "NoiseScale measured nothing: it takes at most 2 % of the time, and with "
-                f"{self._feed.n:,} examples the first measurement is within that after {self.due_every(self.drawn)} "
-                "epochs. NoiseScale(every=1) measures in each.",
-                stacklevel=2,
-            )
+            when = f"with {self._feed.n:,} examples the first measurement is within that after "
+            when += f"{self.due_every(self.drawn)} epochs. NoiseScale(every=1) measures in each."
+            if self._steps.heard is not None:
+                when = (
+                    f"of batches in such pieces it needs more than were run: the least is {self.LEAST}, of one in so "
+                )
+                when += f"many as {self.PIECE} / the piece's examples. NoiseScale(every=1) listens to all."
+            warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
 
     def on_exception(self, error: BaseException) -> None:
         if self._steps is not None:
-            self._steps.listens = False
+            self._steps.listens = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self._feed is None:  # in a loop of one's own
             return
         self._first = epoch if self._first is None else self._first
         if self._due(epoch - self._first):
-            self._forget()
             if self._steps.heard is not None:
-                self._hear(np.asarray(self._steps.heard, np.float64).sum(axis=0))
+                self._hear(np.asarray(self._steps.heard))
             elif "train" not in self._steps.most:  # else the memory does not suffice for more
                 self._measure(epoch, self.drawn)
-            self._estimate()
         if logs is not None:
             found = self.estimate
             values = (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
             logs.update(zip(("noise_scale", "noise_scale_low", "noise_scale_high"), values, strict=True))
+
+    def one_in(self, width: int) -> int:
+        """To one in how many batches is listened, where they are run in pieces of so many examples."""
+        return 1 if self.every is not None else max(1, -(-self.PIECE // width))
 
     def _due(self, passed: int) -> bool:
         """Whether an epoch is measured, so many after the first."""
@@ -147,14 +153,17 @@ class NoiseScale(Callback):
 
     def _hear(self, sums: np.ndarray) -> None:
         """Takes what the pieces of an epoch's batches tell."""
-        if not np.isfinite(sums).all():
+        if not sums[0, 0] or not np.isfinite(sums).all():
             return
-        self._sums = self._sums + sums
+        self._forget()
+        self._sums = self._sums + sums.astype(np.float64).sum(axis=0)
         if self._sums[0] >= self.LEAST:
             self._measured = [*self._measured, moments_of_batches(self._sums)][-self.KEPT :]
             self._sums = np.zeros(7)
+            self._estimate()
 
     def _measure(self, epoch: int, drawn: int) -> None:
+        self._forget()
         group = max(1, min(self.GROUP, drawn // 8))
         rows = np.random.default_rng((self.seed, epoch)).choice(self._feed.n, drawn - drawn % group, replace=False)
         data, ids = grouped(self._feed.taken(rows), rows, group)
@@ -162,6 +171,7 @@ class NoiseScale(Callback):
         found = squares_and_products(self._steps, data, ids, self.seed, chunk)
         if np.isfinite(found[0]).all():  # else training is past saving, which others report
             self._measured = [*self._measured, moments(*found, group)][-self.KEPT :]
+            self._estimate()
 
     def _estimate(self) -> None:
         if self._measured:
