@@ -28,10 +28,12 @@ model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(2048, activatio
 model.compile("sgd", lambda y, p: (p * p).mean(-1), steps_per_execution=1)
 fit = lambda: model.fit(x, x[:, :1], batch_size=4096, epochs=3, verbose=0)
 fit()
-before = faults()
-fit()
+counts = [faults()]
+for _ in range(4):  # two executions may overlap, for whose memory the heap grows once
+    fit()
+    counts.append(faults())
 most = resident()
-print((faults() - before) // 6, most, *[float(abs(w).sum()) for w in model.get_weights()], sep="\\n")
+print(min(np.diff(counts)) // 6, most, *[float(abs(w).sum()) for w in model.get_weights()], sep="\\n")
 del model, fit
 gc.collect()
 print(resident())

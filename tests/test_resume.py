@@ -966,10 +966,10 @@ def test_save_freq_in_seconds_keeps_the_run_at_the_first_look_behind_them(monkey
     assert store.places == [(0, 3), (0, 5)]
 
 
-def test_save_freq_epoch_leaves_out_what_would_take_more_than_2_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     store, at = kept_at(monkeypatch, None)
     at(1, 1)  # the first in any case
-    store.write_seconds = 0.5
+    store.write_seconds = 0.25
     at(20, 2)
     at(26, 3)
     store.busy = True  # the last one is still being written
