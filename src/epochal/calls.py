@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal import loop, micro
+from epochal import heap, loop, micro
 from epochal.arguments import check_labels, checked_batch_size
 from epochal.array_feed import ArrayFeed
 from epochal.callbacks.base import Logs
@@ -92,6 +92,7 @@ def predicted(training: Training, x: Any, batch_size: Any) -> Any:
     inputs = jax.tree.unflatten(known.structure, leaves)
     inputs = widened(inputs, n, known.width)
     known.executable, (outputs, _) = micro.predicted(known.steps, inputs, Display(), known.executable)
+    heap.pause()
     return loop.fetched(outputs, n)
 
 
@@ -217,6 +218,7 @@ def _ran(runner: micro.Runner, known: Step, block: Block, tally: Tally) -> Tally
     with interrupts.heard():
         executable = known.executable
         known.executable, tally = micro.run(runner, executable, block, tally, (0, 1), Display(), interrupts.whole)
+    heap.pause()
     known.width = runner.width
     return tally
 
