@@ -223,7 +223,7 @@ class _EventFile:
 
     def __init__(self, folder: Path, name: str):
         from tensorboardX import RecordWriter
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{name}"
