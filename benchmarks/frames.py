@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import epochal
-from epochal.step import Program
+from epochal.program import Program
 
 HERE = str(Path(epochal.__file__).parent)
 
