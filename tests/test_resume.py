@@ -935,48 +935,53 @@ class Written(Store):
 
 
 class Nothing(resume.Run):
-    """A run of which nothing is kept."""
+    """A run of which nothing is kept, which takes so many seconds of a clock."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.seconds = clock, 0.0
 
     def kept(self, mark: resume.Mark) -> dict[str, Any]:
+        self.clock[0] += self.seconds
         return {}
 
 
-def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Callable[..., None]]:
-    """What a `Backup` writes, and what takes it to an epoch and a batch (None: the epoch's end) at a time."""
+def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Nothing, Callable[..., None]]:
+    """What a `Backup` writes, of which run, and what takes it to an epoch and a batch (None: its end) at a time."""
     clock = [0.0]
     monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    store = Written()
-    backup = resume.Backup(store, Nothing(), None, seconds, final=False)
+    store, run = Written(), Nothing(clock)
+    backup = resume.Backup(store, run, None, seconds, final=False)
 
     def at(now: float, epoch: int, batch: int | None = None) -> None:
         clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
         backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
 
-    return store, at
+    return store, run, at
 
 
 def test_save_freq_in_seconds_keeps_the_run_at_the_first_look_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BackupAndRestore("backup", "30s").seconds == 30
-    store, at = kept_at(monkeypatch, 30)
+    store, _, at = kept_at(monkeypatch, 30)
     for now, batch in [(10, 1), (29.9, 2), (31, 3), (60, 4), (61.5, 5)]:
         at(now, 0, batch)
     assert store.places == [(0, 3), (0, 5)]
 
 
 def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, at = kept_at(monkeypatch, None)
+    store, run, at = kept_at(monkeypatch, None)
     at(1, 1)  # the first in any case
     store.write_seconds = 0.25
-    at(20, 2)
-    at(26, 3)
+    at(50, 2)
+    at(51, 3)  # the first one is made up for
+    at(75, 4)
+    at(76, 5)
     store.busy = True  # the last one is still being written
-    at(90, 4)
-    store.busy = False
-    at(91, 5)
-    assert store.places == [(1, 0), (3, 0), (5, 0)]
+    at(190, 6)
+    store.busy, run.seconds = False, 0.25
+    at(191, 7)  # ends at 191.25; from now on gathering takes as long as writing
+    at(241, 8)
+    at(241.25, 9)
+    assert store.places == [(1, 0), (3, 0), (5, 0), (7, 0), (9, 0)]
 
 
 def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
