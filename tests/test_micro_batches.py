@@ -15,8 +15,8 @@ from data import diabetes, digits
 
 import epochal as keras
 from epochal.array_feed import ArrayFeed
+from epochal.runners import TrainRunner
 from epochal.sources import as_examples
-from epochal.step import TrainRunner
 
 layers, losses = keras.layers, keras.losses
 

@@ -26,7 +26,8 @@ from epochal.feed import Feed
 from epochal.objective import Tally
 from epochal.order import ALGORITHM
 from epochal.random import seed_state, set_seed_state
-from epochal.step import Steps, TrainRunner
+from epochal.runners import TrainRunner
+from epochal.step import Steps
 
 SHARE = 0.01  # of the time trained, at most, that checkpoints after epochs take to gather and to write
 
