@@ -79,7 +79,7 @@ def all_of_them(folder: Path, port: int, swap: bool) -> list[callbacks.Callback]
     ]
 
 
-def run(folder: Path, port: int, swap: bool, every: int | None = None, *breaks: callbacks.Callback) -> dict[str, Any]:
+def run(folder: Path, port: int, swap: bool, every: Any = None, *breaks: callbacks.Callback) -> dict[str, Any]:
     """What is left of a run with all callbacks."""
     folder.mkdir(exist_ok=True)
     used = all_of_them(folder, port, swap)
@@ -124,9 +124,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bo
     return get
 
 
-BREAKS = {
+BREAKS: dict[str, tuple[bool, Any, list[BreakOff]]] = {
     "in an epoch": (True, 1, [BreakOff("on_train_batch_begin", 1, 2), BreakOff("on_train_batch_begin", 3, 1)]),
     "in a validation": (False, 1, [BreakOff("on_test_batch_begin", 2), BreakOff("on_test_batch_begin", 3)]),
+    "in the epoch behind the first checkpoint": (True, "epoch", [BreakOff("on_train_batch_begin", 1, 2)]),
     "behind an epoch": (True, 1, [BreakOff(END, 2)]),
     "long after a checkpoint": (False, 6, [BreakOff("on_train_batch_begin", 2, 1)]),
 }
