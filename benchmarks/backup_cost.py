@@ -1,12 +1,12 @@
 """What `BackupAndRestore` costs at its default frequency: wall time, processor time, and seconds of `fit`'s own thread.
 
-    python benchmarks/backup_cost.py [--minutes 5]
+    python benchmarks/backup_cost.py [--minutes 10]
 
-Each fit with a backup runs beside the same one without, in turn, the first of a pair changing; pairs run until the time
-is up, at least two of each work. Wall time and processor time (user and system, the writing threads included) are
-compared by the median of the pairs' ratios. Wall time of whole fits is drowned in noise on a busy machine, so of the
-thread that trains the seconds are counted as well that it spends in the code that keeps runs, waiting included. Written
-to RESULTS-backup.md.
+Each fit with a backup runs beside the same one without, in turn and with the same compiled programs, the first of a
+pair changing; pairs run until the time is up, at least two of each work. Wall time and processor time (user and system,
+the writing threads included) are compared by the middle half of the pairs' ratios: single fits differ by several
+percent whatever they do. In one more fit the seconds are counted that the thread that trains spends in the code that
+keeps runs, waiting included. Written to RESULTS-backup.md.
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ def counted(owner: Any, name: str) -> None:
     setattr(owner, name, timed)
 
 
-for owner, names in {
-    Backup: ("steps_ahead", "count", "mark", "epoch_end", "now"),
-    Store: ("lock", "newest", "write", "wait", "close", "delete"),
-}.items():
-    for name in names:
-        counted(owner, name)
+def count_all() -> None:
+    """From here on."""
+    for owner, names in {
+        Backup: ("steps_ahead", "count", "mark", "epoch_end", "now"),
+        Store: ("lock", "newest", "write", "wait", "close", "delete"),
+    }.items():
+        for name in names:
+            counted(owner, name)
+
+
 write = Store._write
 
 
@@ -74,7 +78,7 @@ def digits_mlp() -> tuple[Any, dict[str, Any]]:
     """Epochs of some milliseconds: the worst case."""
     x, y = load_digits(return_X_y=True)
     hidden = keras.layers.Dense(64, "relu", input_shape=(64,))
-    fit = {"x": (x / 16).astype(np.float32), "y": y, "batch_size": 32, "epochs": 6000}
+    fit = {"x": (x / 16).astype(np.float32), "y": y, "batch_size": 32, "epochs": 8000}
     return keras.Sequential([hidden, keras.layers.Dense(10, "softmax")]), fit
 
 
@@ -84,10 +88,10 @@ def large_mlp() -> tuple[Any, dict[str, Any]]:
     hidden = [keras.layers.Dense(units, "relu") for units in (3000, 2500)]
     x, y = draw.normal(size=(2048, 784)).astype(np.float32), draw.integers(10, size=2048)
     model = keras.Sequential([keras.Input((784,)), *hidden, keras.layers.Dense(10, "softmax")])
-    return model, {"x": x, "y": y, "batch_size": 128, "epochs": 70}
+    return model, {"x": x, "y": y, "batch_size": 128, "epochs": 60}
 
 
-WORKS = {"MLP on digits": digits_mlp, "MLP of 10 M weights": large_mlp}
+WORKS = {"MLP on digits": (digits_mlp, 0.75), "MLP of 10 M weights": (large_mlp, 0.25)}  # and their shares of the time
 
 
 def cpu() -> float:
@@ -95,12 +99,18 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure(make: Callable, folder: str | None) -> dict[str, float]:
-    """One fit behind one that compiles."""
+def compiled(make: Callable) -> tuple[Any, dict[str, Any]]:
+    """A model that has run, and what it is fitted with."""
     keras.utils.set_random_seed(0)
     model, fit = make()
     model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
-    model.fit(**{**fit, "epochs": 1}, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:  # Orbax is imported, and its threads are there
+        model.fit(**{**fit, "epochs": 2}, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(folder)])
+    return model, fit
+
+
+def measure(model: Any, fit: dict[str, Any], folder: str | None) -> dict[str, float]:
+    """One fit, with a backup in the folder or without."""
     inside.update(seconds=0.0, written=0)
     callbacks = [] if folder is None else [keras.callbacks.BackupAndRestore(folder)]
     began, used = time.perf_counter(), cpu()
@@ -116,36 +126,44 @@ def measure(make: Callable, folder: str | None) -> dict[str, float]:
 def pairs_of(name: str, make: Callable, seconds: float) -> list[tuple[dict[str, float], dict[str, float]]]:
     """Fits with a backup beside fits without, for so many seconds, or two pairs."""
     pairs: list[tuple[dict[str, float], dict[str, float]]] = []
+    model, fit = compiled(make)
     began = time.perf_counter()
     while len(pairs) < 2 or (time.perf_counter() - began) * (len(pairs) + 1) / len(pairs) < seconds:
         with tempfile.TemporaryDirectory() as folder:
             order = (None, folder) if len(pairs) % 2 else (folder, None)
-            found = {place is not None: measure(make, place) for place in order}
+            found = {place is not None: measure(model, fit, place) for place in order}
         pairs.append((found[True], found[False]))
         shown = [{k: round(v, 3) for k, v in found[kept].items()} for kept in (True, False)]
         print(name, "with", shown[0], "without", shown[1], flush=True)
     return pairs
 
 
+def summary(ratios: list[float]) -> str:
+    """Mean of the middle half, its standard error, and the range of all."""
+    ordered = sorted(ratios)
+    cut = len(ordered) // 4
+    draw = np.random.default_rng(0)  # bootstrap
+    means = [np.mean(np.sort(draw.choice(ordered, len(ordered)))[cut : len(ordered) - cut]) for _ in range(2000)]
+    middle = np.mean(ordered[cut : len(ordered) - cut])
+    return f"{middle:+.1%} ± {np.std(means):.1%} ({ordered[0]:+.1%} to {ordered[-1]:+.1%})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=10)
     minutes = parser.parse_args().minutes
-    with tempfile.TemporaryDirectory() as folder:  # Orbax is imported, and its threads are there
-        measure(digits_mlp, folder)
+    every = {name: (pairs_of(name, make, minutes * 57 * part)) for name, (make, part) in WORKS.items()}
+    count_all()
     lines = [
         "| work | pairs | seconds of a fit | checkpoints | wall time | processor time | in the training thread |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, make in WORKS.items():
-        pairs = pairs_of(name, make, minutes * 60 * 0.9 / len(WORKS))
-        wall, used = (
-            f"{statistics.median(kept[k] / without[k] - 1 for kept, without in pairs):+.1%} "
-            f"({min(kept[k] / without[k] - 1 for kept, without in pairs):+.1%} to "
-            f"{max(kept[k] / without[k] - 1 for kept, without in pairs):+.1%})"
-            for k in ("seconds", "cpu")
-        )
-        share = statistics.median(kept["inside"] / kept["seconds"] for kept, _ in pairs)
+    for name, (make, _) in WORKS.items():
+        pairs = every[name]
+        wall, used = (summary([kept[k] / without[k] - 1 for kept, without in pairs]) for k in ("seconds", "cpu"))
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(*compiled(make), folder)
+        share = found["inside"] / found["seconds"]
         seconds, written = (statistics.median(kept[k] for kept, _ in pairs) for k in ("seconds", "written"))
         lines.append(f"| {name} | {len(pairs)} | {seconds:.1f} | {written:.0f} | {wall} | {used} | {share:.2%} |")
     text = "\n".join(lines)
@@ -155,7 +173,8 @@ def main() -> None:
 
 Written by `python benchmarks/backup_cost.py --minutes {minutes:g}`. {machine()}.
 Load average of the last five minutes: {os.getloadavg()[1]:.1f} (1 is this script alone).
-To the same fit without a backup: the median of the pairs, and in brackets the least and the most.
+More than the same fit without a backup: the mean of the middle half of the pairs' ratios, its standard error by
+resampling, and in brackets the least and the most.
 
 {text}
 """

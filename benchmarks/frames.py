@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import epochal
-from epochal.step import Program
+from epochal.program import Executable
 
 HERE = str(Path(epochal.__file__).parent)
 
@@ -23,21 +23,16 @@ def main() -> None:
     model.compile("adam", epochal.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=1)
     model.fit(x, y, verbose=0)
     stacks, lines = [], [0]
-    original = Program.executable
+    original = Executable.__call__
 
-    def watched(self: Program, *arguments: Any) -> Any:
-        inner = original(self, *arguments)
-
-        def call(*given: Any) -> Any:
-            frame, stack = sys._getframe(1), []
-            while frame is not None:
-                if frame.f_code.co_filename.startswith(HERE):
-                    stack.append((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
-                frame = frame.f_back
-            stacks.append(stack)
-            return inner(*given)
-
-        return call
+    def watched(self: Executable, *given: Any) -> Any:
+        frame, stack = sys._getframe(1), []
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(HERE):
+                stack.append((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+            frame = frame.f_back
+        stacks.append(stack)
+        return original(self, *given)
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.startswith(HERE):
@@ -45,7 +40,7 @@ def main() -> None:
         lines[0] += event == "line"
         return trace
 
-    Program.executable = watched  # type: ignore[method-assign]
+    Executable.__call__ = watched  # type: ignore[method-assign]
     for epochs in (1, 2):
         lines[0] = 0
         sys.settrace(trace)

@@ -201,7 +201,7 @@ def run_step(family: str, share: float) -> None:
     import jax
 
     from epochal.memory import program_bytes
-    from epochal.step import TrainRunner
+    from epochal.runners import TrainRunner
     from epochal.training import Way
 
     size = SIZES.get(family, 1024)

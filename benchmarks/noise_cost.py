@@ -3,35 +3,19 @@
     python benchmarks/noise_cost.py
 
 For each model, fits with and without the callback take turns; compiling is left out. "share" is the processor time
-spent in the callback over that of the fit, "ratio" the processor time of the fits with it over that of those without it
-(the least of each), which tells of what the program does beside, where batches are run in micro-batches; "factor" is
-what an example's gradient by itself costs in multiples of its training, which `NoiseScale.COST` is to be at least.
+spent in the callback over that of the fit; "wall" and "processor" are the medians of the pairs' ratios of time and of
+processor time, with it over without, which tell of what the program does beside, where batches are run in
+micro-batches; "factor" is what an example's gradient by itself costs in multiples of its training, which
+`NoiseScale.COST` is to be at least.
 
-One run, on two busy cores, where ratios vary by 5 % and more from run to run. Above 2 % is the share of epochs of 2 ms
-in pieces of 8: that is Python, once per epoch, and its ratio was up to 1.10 in other runs (1.94 when all batches were
-listened to).
-
-| model | epochs | drawn | share | ratio | factor |
-|---|---|---|---|---|---|
-| MLP 64-64-10, n = 1,797 | 3 | none | 0.97 % | 0.866 | nan |
-| MLP 64-64-10, n = 1,797 | 120 | 128 every 90 | 1.27 % | 0.978 | 20.4 |
-| MLP 64-64-10, micro-batches of 8, n = 1,797 | 40 | one in 50 | 3.01 % | 1.012 | nan |
-| MLP 64-64-10, micro-batches of 8, n = 20,000 | 10 | one in 50 | 0.67 % | 0.860 | nan |
-| MLP 64-512-512-10, micro-batches of 32, n = 20,000 | 3 | one in 13 | 0.06 % | 0.971 | nan |
-| MLP 64-64-10, n = 50,000 | 6 | 128 every 4 | 0.72 % | 0.998 | 16.6 |
-| MLP 64-512-512-10, dropout, n = 20,000 | 6 | none | 0.01 % | 0.989 | nan |
-| CNN 16-32, n = 1,797 | 40 | none | 0.20 % | 1.024 | nan |
-| CNN 16-32, n = 20,000 | 3 | none | 0.02 % | 0.999 | nan |
-| LSTM 32, n = 20,000 | 4 | none | 0.04 % | 0.988 | nan |
+TABLE
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +27,8 @@ from data import digits
 import epochal as keras
 from epochal import layers
 
-TURNS = 4
+SECONDS = 24  # that a row takes, or a little more
+TURNS = 4  # at least
 
 
 class Timed(keras.callbacks.NoiseScale):
@@ -51,15 +36,22 @@ class Timed(keras.callbacks.NoiseScale):
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        self.seconds, self.gradients = 0.0, 0
+        self.seconds, self.measuring, self.gradients = 0.0, 0.0, 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         started = time.process_time()
         super().on_epoch_end(epoch, logs)
         self.seconds += time.process_time() - started
 
+    def hear(self, noise: Any) -> None:
+        started = time.process_time()
+        super().hear(noise)
+        self.seconds += time.process_time() - started
+
     def _measure(self, epoch: int, drawn: int) -> None:
+        started = time.process_time()
         super()._measure(epoch, drawn)
+        self.measuring += time.process_time() - started
         self.gradients += drawn
 
 
@@ -92,38 +84,40 @@ def measured(name: str, make: Any, n: int, epochs: int, micro_batch_size: Any = 
     callback = Timed()
 
     def fit(callbacks: list[Any]) -> tuple[float, float]:
-        began = time.process_time()
+        began, processor = time.perf_counter(), time.process_time()
         model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=callbacks)
-        spent = time.process_time() - began
-        return spent, spent
+        return time.perf_counter() - began, time.process_time() - processor
 
-    warnings.filterwarnings("ignore", "NoiseScale measured nothing")  # in a short run
     fit([callback]), fit([])
-    plain, watched, shares, factors = [], [], [], []
-    for _ in range(TURNS):
-        seconds, processor = fit([])
-        plain.append(processor)
-        with_it, processor = fit([callback])
-        watched.append(processor)
-        shares.append(callback.seconds / with_it)
-        factors.append(
-            callback.seconds / callback.gradients / (seconds / epochs / n) if callback.gradients else math.nan
-        )
-    drawn = f"{callback.drawn} every {callback.due_every(callback.drawn)}" if callback.gradients else "none"
-    drawn = drawn if micro_batch_size == "auto" else f"one in {callback.one_in(micro_batch_size)}"
-    share, ratio, factor = 100 * statistics.median(shares), min(watched) / min(plain), statistics.median(factors)
-    print(f"| {name}, n = {n:,} | {epochs} | {drawn} | {share:.2f} % | {ratio:.3f} | {factor:.1f} |", flush=True)
+    seconds, shares, ratios, factors = fit([])[0], [], [], []
+    for turn in range(max(TURNS, min(40, round(SECONDS / 2 / seconds)))):
+        pair = [fit([]), fit([callback])] if turn % 2 else [fit([callback]), fit([])][::-1]
+        (plain, plain_processor), (watched, watched_processor) = pair
+        shares.append(callback.seconds / watched_processor)
+        ratios.append((watched / plain, watched_processor / plain_processor))
+        factors.append(callback.measuring / max(callback.gradients, 1) / (plain_processor / epochs / n))
+    drawn = f"{callback.drawn} every {callback.due_every(callback.pause)}"
+    factor = f"{statistics.median(factors):.1f}"
+    if micro_batch_size != "auto":
+        every = callback.due_every(callback.pause_in_pieces)
+        drawn, factor = f"one in {callback.one_in(micro_batch_size)}, put together every {every}", "–"
+    assert callback.estimate is not None
+    wall, processor = (statistics.median(values) for values in zip(*ratios, strict=True))
+    about = f"{name}, n = {n:,} | {epochs} of {1e3 * seconds / epochs:.1f} ms"
+    share = f"{100 * statistics.median(shares):.2f} %"
+    print(f"| {about} | {drawn} | {share} | {wall:.3f} | {processor:.3f} | {factor} |", flush=True)
 
 
 if __name__ == "__main__":
-    print("| model | epochs | drawn | share | ratio | factor |\n|---|---|---|---|---|---|")
-    measured("MLP 64-64-10", mlp, 1797, 3)
-    measured("MLP 64-64-10", mlp, 1797, 120)
-    measured("MLP 64-64-10, micro-batches of 8", mlp, 1797, 40, 8)
+    print("| model | epochs | drawn | share | wall | processor | factor |\n|---|---|---|---|---|---|---|")
+    measured("MLP 64-64-10", mlp, 180, 1000)
+    measured("MLP 64-64-10", mlp, 1797, 180)
+    measured("MLP 64-64-10", mlp, 50_000, 8)
+    measured("MLP 64-512-512-10, dropout", wide, 20_000, 8)
+    measured("CNN 16-32", cnn, 1797, 90)
+    measured("CNN 16-32", cnn, 20_000, 8)
+    measured("LSTM 32", lstm, 20_000, 8)
+    measured("MLP 64-64-10, micro-batches of 8", mlp, 180, 400, 8)
+    measured("MLP 64-64-10, micro-batches of 8", mlp, 1797, 100, 8)
     measured("MLP 64-64-10, micro-batches of 8", mlp, 20_000, 10, 8)
-    measured("MLP 64-512-512-10, micro-batches of 32", wide, 20_000, 3, 32)
-    measured("MLP 64-64-10", mlp, 50_000, 6)
-    measured("MLP 64-512-512-10, dropout", wide, 20_000, 6)
-    measured("CNN 16-32", cnn, 1797, 40)
-    measured("CNN 16-32", cnn, 20_000, 3)
-    measured("LSTM 32", lstm, 20_000, 4)
+    measured("MLP 64-512-512-10, dropout, micro-batches of 32", wide, 20_000, 3, 32)

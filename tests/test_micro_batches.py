@@ -17,8 +17,8 @@ import epochal as keras
 from epochal import memory
 from epochal import micro as pieces
 from epochal.array_feed import ArrayFeed
+from epochal.runners import TrainRunner
 from epochal.sources import as_examples
-from epochal.step import TrainRunner
 
 layers, losses = keras.layers, keras.losses
 

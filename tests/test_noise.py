@@ -489,8 +489,8 @@ def test_the_callback_averages_five_measurements_and_starts_anew_with_a_new_lear
 def test_the_callback_measures_no_more_than_two_percent_pays_for(n: int) -> None:
     """By count, so that no result depends on the clock; benchmarks/noise_cost.py measures what a gradient costs."""
     callback = keras.callbacks.NoiseScale()
-    callback._feed = type("Feed", (), {"n": n})()
-    drawn, every = callback.drawn, callback.due_every(callback.drawn)
+    callback._feed = type("Feed", (), {"n": n, "per_epoch": n})()
+    drawn, every = callback.drawn, callback.due_every(callback.pause)
     assert callback.COST * drawn <= 0.02 * n * every
     assert min(n, 128) <= drawn <= 2048
 
@@ -500,8 +500,13 @@ def test_in_the_long_and_the_short_run_measurements_are_paid_for_before_they_are
     with pytest.warns(UserWarning, match=r"with 442 examples .* after 362 epochs\. NoiseScale\(every=1\)"):
         _, history = watched([callback], epochs=2, n=442)
     assert all(map(math.isnan, history["noise_scale"]))
-    callback._feed = type("Feed", (), {"n": 1797})()
-    measured = [epoch for epoch in range(200) if callback._due(epoch)]
+    measured: list[int] = []
+    callback._steps = type("Steps", (), {"most": {}})()
+    callback._feed = type("Feed", (), {"n": 1797, "per_epoch": 1797})()
+    callback._measure = lambda epoch, drawn: measured.append(epoch)
+    callback._reset()
+    for epoch in range(200):
+        callback.on_epoch_end(epoch)
     assert all((i + 1) * callback.COST * callback.drawn <= 0.02 * 1797 * (e + 1) for i, e in enumerate(measured))
     assert len(measured) == 2
 
@@ -583,7 +588,7 @@ def test_where_the_memory_does_not_suffice_noise_is_measured_from_the_next_epoch
 class OneInTwo(keras.callbacks.NoiseScale):
     """Listens to one in two batches in pieces of 8."""
 
-    PIECE = 16
+    PIECE, LIGHT = 16, 0  # whatever it costs
 
 
 @pytest.mark.parametrize(("h", "truth"), TRUTHS)

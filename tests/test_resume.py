@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -296,7 +297,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, whole_run: Any, tmp_path: Path) -> None:
     whole = whole_run(kind)
-    for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4), (8, 5), (8, 7)]):
+    breaks: list[tuple[int, Any]] = [(3, 2), (9, "epoch"), (17, 4)]  # in the first epoch, between epochs, in the third
+    if kind == "arrays":
+        breaks += [(0, 1), (8, 5), (8, 7)]
+    for number, (batches, every) in enumerate(breaks):
         folder = tmp_path / str(number)
         with pytest.raises(Broken):
             run(kind, folder, batches, every)
@@ -689,6 +693,32 @@ def test_another_environment_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         dense().fit(x, y, verbose=0, callbacks=[backup])
 
 
+def test_a_run_goes_on_with_another_count_of_devices(whole_run: Any, tmp_path: Path) -> None:
+    """From one to two, and from two to one; the process with two breaks the other run off."""
+    more, fewer = tmp_path / "more", tmp_path / "fewer"
+    with pytest.raises(Broken):
+        run("arrays", more, 8, 3)
+    script = f"""
+import json, sys, warnings
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_resume import *
+assert jax.device_count() == 2
+with pytest.raises(Broken):
+    run("arrays", Path({str(fewer)!r}), 8, 3)
+with pytest.warns(UserWarning, match="another environment .*devices 1 → 2"):
+    found = run("arrays", Path({str(more)!r}), every=3)
+found.pop("data")
+print(json.dumps(found))
+"""
+    two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=two)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    whole = json.loads(json.dumps({**whole_run("arrays"), "data": None}))
+    same(whole, json.loads(ended.stdout))
+    with pytest.warns(UserWarning, match="another environment .*devices 2 → 1"):
+        same(run("arrays", fewer, every=3), whole_run("arrays"))
+
+
 def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Path) -> None:
     x, y = digits(N)
     fit: dict[str, Any] = {"x": x, "y": y, "epochs": 3, "verbose": 0}
@@ -935,48 +965,53 @@ class Written(Store):
 
 
 class Nothing(resume.Run):
-    """A run of which nothing is kept."""
+    """A run of which nothing is kept, which takes so many seconds of a clock."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.seconds = clock, 0.0
 
     def kept(self, mark: resume.Mark) -> dict[str, Any]:
+        self.clock[0] += self.seconds
         return {}
 
 
-def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Callable[..., None]]:
-    """What a `Backup` writes, and what takes it to an epoch and a batch (None: the epoch's end) at a time."""
+def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Nothing, Callable[..., None]]:
+    """What a `Backup` writes, of which run, and what takes it to an epoch and a batch (None: its end) at a time."""
     clock = [0.0]
     monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    store = Written()
-    backup = resume.Backup(store, Nothing(), None, seconds, final=False)
+    store, run = Written(), Nothing(clock)
+    backup = resume.Backup(store, run, None, seconds, final=False)
 
     def at(now: float, epoch: int, batch: int | None = None) -> None:
         clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
         backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
 
-    return store, at
+    return store, run, at
 
 
 def test_save_freq_in_seconds_keeps_the_run_at_the_first_look_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BackupAndRestore("backup", "30s").seconds == 30
-    store, at = kept_at(monkeypatch, 30)
+    store, _, at = kept_at(monkeypatch, 30)
     for now, batch in [(10, 1), (29.9, 2), (31, 3), (60, 4), (61.5, 5)]:
         at(now, 0, batch)
     assert store.places == [(0, 3), (0, 5)]
 
 
 def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, at = kept_at(monkeypatch, None)
+    store, run, at = kept_at(monkeypatch, None)
     at(1, 1)  # the first in any case
     store.write_seconds = 0.25
-    at(20, 2)
-    at(26, 3)
+    at(50, 2)
+    at(51, 3)  # the first one is made up for
+    at(75, 4)
+    at(76, 5)
     store.busy = True  # the last one is still being written
-    at(90, 4)
-    store.busy = False
-    at(91, 5)
-    assert store.places == [(1, 0), (3, 0), (5, 0)]
+    at(190, 6)
+    store.busy, run.seconds = False, 0.25
+    at(191, 7)  # ends at 191.25; from now on gathering takes as long as writing
+    at(241, 8)
+    at(241.25, 9)
+    assert store.places == [(1, 0), (3, 0), (5, 0), (7, 0), (9, 0)]
 
 
 def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from data import diabetes
 
 import epochal as keras
-from epochal import layers, scale_learning_rate
+from epochal import display, layers, scale_learning_rate
 from epochal.callbacks import BackupAndRestore, BatchSizeSchedule, Callback, LambdaCallback, NoiseScale
+from epochal.screen import Paper
 
 N = 100
 
@@ -125,6 +127,32 @@ def test_every_epoch_has_every_example_once_and_the_right_number_of_steps() -> N
     assert seen == [[13, 8, 13], [4, 30, 4], [15, 7, 15], [2, 64, 2]]
     assert all(sorted(r.tolist()) == list(range(N)) for r in rows)
     assert len({tuple(r.tolist()) for r in rows}) == 4  # each in an order of its own
+
+
+def test_the_time_left_is_that_of_the_steps_with_the_new_batch_size(monkeypatch: Any) -> None:
+    """As the bar shows it, where every batch takes two seconds of its clock."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(display, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    shown: list[tuple[str, ...]] = []
+
+    class Sheet(Paper):
+        def show(self, *groups: Any) -> None:
+            bar, left = groups[0][0].split(), [part for part in groups[0] if part.endswith(" left")]
+            shown.extend((bar[0], bar[-1], part) for part in left)
+
+    class Paced(display.Bar):
+        def progress(self, kind: str, done: int, *rest: Any) -> None:
+            clock.now = self._start + 2 * done
+            super().progress(kind, done, *rest)
+
+    monkeypatch.setattr("epochal.model.display_for", lambda verbose: Paced(Sheet()))
+    each_batch = LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    fitted(linear(), 3, [BatchSizeSchedule({1: 30, 2: 5}), each_batch])
+    expected = {("6/13", "12s", "14s left"), ("11/13", "22s", "4.0s left")}
+    expected |= {("1/4", "2.0s", "6.0s left"), ("2/4", "4.0s", "4.0s left")}
+    expected |= {("2/20", "4.0s", "36s left"), ("15/20", "30s", "10s left")}
+    assert expected <= set(shown)
+    assert {bar.split("/")[1] for bar, *_ in shown} == {"13", "4", "20"}
 
 
 def test_steps_per_epoch_go_on_in_the_stream_of_passes() -> None:

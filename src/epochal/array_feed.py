@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -245,7 +244,7 @@ class ArrayFeed(Feed):
         return Stretch(Block(self.data, order, sizes, passes, None, self.pivot), table.first, table.sizes)
 
     def place(self, epoch: int, batch: int) -> dict[str, Any]:
-        return asdict(self._batches.place(epoch, batch))
+        return dict(vars(self._batches.place(epoch, batch)))  # `asdict` takes ten times as long, every epoch
 
     def seek(self, place: dict[str, Any]) -> None:
         self._cut_into(self._batches.at(Place(**place)), place["epoch"])

@@ -19,11 +19,13 @@ from epochal.callbacks.base import Logs
 from epochal.display import Display
 from epochal.feed import Block
 from epochal.interrupts import Interrupts
-from epochal.objective import Recipe, Tally
+from epochal.objective import Tally
 from epochal.program import Executable, checks_numbers
+from epochal.recipe import Recipe
+from epochal.runners import TestRunner, TrainRunner
 from epochal.sources import Examples, as_examples, plain_arrays, shared_rows, widened
 from epochal.state import Parts
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.step import Steps
 from epochal.training import Training
 
 

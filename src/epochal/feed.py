@@ -123,6 +123,13 @@ class Feed:
     dry = resizable = False
 
     @property
+    def per_epoch(self) -> int:
+        """How many examples an epoch goes over, as far as that is known."""
+        if self.batch_size is None or self.steps is None or self.steps == -(-self.n // self.batch_size):
+            return self.n
+        return self.steps * self.batch_size
+
+    @property
     def short(self) -> bool:
         """Whether the data ended before the last epoch had all batches that were asked for."""
         return self.dry and self.limit is not None and self.batches < self.limit

@@ -19,6 +19,7 @@ from epochal import micro
 from epochal.callbacks.base import Logs
 from epochal.callbacks.history import History
 from epochal.callbacks.lists import CallbackList
+from epochal.callbacks.noise import NoiseScale
 from epochal.display import Display
 from epochal.feed import Block, Feed, Stretch
 from epochal.interrupts import Interrupts
@@ -26,7 +27,8 @@ from epochal.nonfinite import First, NonFiniteError, message
 from epochal.objective import Tally
 from epochal.program import Executable
 from epochal.resume import Backup, Mark, Saved, Snapshots
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.runners import TestRunner, TrainRunner
+from epochal.step import Steps
 from epochal.trace import Trace
 
 
@@ -65,6 +67,17 @@ class Session:
     trace: Trace | None = None
     trained: int = 0
     waited: float = 0.0
+
+    @functools.cached_property
+    def listeners(self) -> list[NoiseScale]:
+        """The callbacks that ask for the gradient's noise of batches that are cut."""
+        return [callback for callback in self.callbacks.callbacks if isinstance(callback, NoiseScale)]
+
+    @property
+    def one_in(self) -> Callable[[int], int] | None:
+        """Rows per piece -> in one of how many batches that are cut it is listened to; None where nobody asks."""
+        asked = [listener.one_in for listener in self.listeners]
+        return (lambda width: min(ask(width) for ask in asked)) if asked else None
 
     def begins(self, feed: Feed, epoch: int) -> bool:
         """Whether an epoch of the data has a batch, which is waited for."""
@@ -107,7 +120,7 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         if saved is not None and start.within:
             saved.put_back()
         display.epoch_begin(epoch, feed.steps)
-        runner = TrainRunner(session.steps, feed.padded, seed, epoch)
+        runner = TrainRunner(session.steps, feed.padded, seed, epoch, session.one_in)
         if not start.trained:
             logs = run_pass(session, runner, feed, epoch, replace(start, within=True))
         feed.end_epoch()
@@ -351,7 +364,8 @@ class Watch:
             self._session.history.skipped += skipped
         self._session.display.pass_end(self._kind, self.done, self.examples)
         if self._kind == "train":
-            self._session.steps.heard = None if tally is None else tally.noise
+            for listener in self._session.listeners:
+                listener.hear(None if tally is None else tally.noise)
         if self._backup is not None:
             self._backup.mark(self._here(logs=dict(logs), trained=True))
         return logs

@@ -15,7 +15,8 @@ from epochal.display import Display
 from epochal.feed import Block
 from epochal.objective import Tally
 from epochal.program import Executable, Program
-from epochal.step import Steps, TestRunner, TrainRunner
+from epochal.runners import TestRunner, TrainRunner
+from epochal.step import Steps
 from epochal.sums import WholeOnly
 
 Runner = TrainRunner | TestRunner

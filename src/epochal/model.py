@@ -41,9 +41,10 @@ from epochal.layers.base import Layer, abstract_call, children, set_policy, walk
 from epochal.layers.graph import is_shape, is_symbolic
 from epochal.layers.weights import only_shapes_count
 from epochal.nonfinite import WAYS
-from epochal.objective import Recipe, naming
+from epochal.objective import naming
 from epochal.planning import plan_for_fit
 from epochal.random import next_seed
+from epochal.recipe import Recipe
 from epochal.state import TrainState
 from epochal.step import Custom
 from epochal.streams import Workforce

@@ -16,8 +16,9 @@ from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.lists import CallbackList
 from epochal.feed import Batch, Block, take, take_piece
 from epochal.pieces import Cut
+from epochal.runners import TrainRunner
 from epochal.state import TrainState
-from epochal.step import Steps, TrainRunner
+from epochal.step import Steps
 
 
 @dataclass(frozen=True)

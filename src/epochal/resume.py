@@ -26,9 +26,10 @@ from epochal.feed import Feed
 from epochal.objective import Tally
 from epochal.order import ALGORITHM
 from epochal.random import seed_state, set_seed_state
-from epochal.step import Steps, TrainRunner
+from epochal.runners import TrainRunner
+from epochal.step import Steps
 
-SHARE = 0.01  # of the time trained, at most, that checkpoints after epochs take to write
+SHARE = 0.01  # of the time trained, at most, that checkpoints after epochs take to gather and to write
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,8 @@ class Backup:
         self._mark: Mark | None = None
         self._kept: Mark | None = None
         self._started = time.perf_counter()
+        self._count = 0  # of checkpoints
+        self._gathering = 0.0  # seconds in which training stood still for the last one
 
     def steps_ahead(self, wanted: int) -> int:
         """How many batches may be run before the next checkpoint."""
@@ -255,10 +258,19 @@ class Backup:
         if last:
             if self.final:
                 self.now()
-        elif self._steps is None and self._seconds is None:
-            passed = time.perf_counter() - self._started
-            if self._kept is None or (not self.store.busy and self.store.write_seconds <= SHARE * passed):
-                self.now()
+        elif self._steps is None and self._seconds is None and self._affordable:
+            self.now()
+
+    @property
+    def _affordable(self) -> bool:
+        """Whether a checkpoint like the last one takes no more than its share of the time since; the first one always.
+
+        What the first one took is made up for before the second.
+        """
+        if self._count == 0:
+            return True
+        cost = (self._gathering + self.store.write_seconds) * (2 if self._count == 1 else 1)
+        return not self.store.busy and cost <= SHARE * (time.perf_counter() - self._started)
 
     def _ends(self, mark: Mark) -> bool:
         """Whether a batch before the mark is about to end training; going on from before it comes to it again."""
@@ -270,8 +282,11 @@ class Backup:
         mark = self._mark
         if mark is None or mark is self._kept or self._ends(mark):
             return
+        began = time.perf_counter()
         self.store.write(mark.epoch, mark.batch, self.run.kept(mark))
         self._kept, self._since, self._started = mark, 0, time.perf_counter()
+        self._count += 1
+        self._gathering = self._started - began
 
 
 class Snapshots:

@@ -8,18 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from epochal import scope
 from epochal.feed import Batch, Block, take
 from epochal.nonfinite import Record, chosen, judged
 from epochal.nonfinite import start as empty_record
-from epochal.objective import Logs, Means, Objective, Tally, beside, put_back
+from epochal.objective import Means, Objective, Tally, beside, put_back
 from epochal.optimizers import Optimizer
 from epochal.pieces import Cut, Pieces, listening, predicted
-from epochal.program import Executable, Program
-from epochal.state import Parts, TrainState, host_copy, on_device
+from epochal.program import Program
+from epochal.state import Parts, TrainState
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,6 @@ class Steps:
         most: kind of program -> how many rows of a batch are run at once, where the memory does not suffice for all.
         adders: names of the layers that have called `add_loss` in batches that are cut.
         told: whether the user knows for which code a piece of a batch may not be the same as the whole.
-        listens: somebody asks for the gradient's noise: rows per piece -> to one in how many batches is listened.
-        heard: what the last pass has found of it, as of `Tally.noise`; None where its batches were not cut.
     """
 
     def __init__(
@@ -71,8 +68,6 @@ class Steps:
         self.most: dict[str, int] = {}
         self.adders: dict[str, None] = {}
         self.told = False
-        self.listens: Callable[[int], int] | None = None
-        self.heard: Any = None
         self.parts, self.objective, self.optimizer = parts, objective, optimizer
         self.outputs_of, self.eager, self.custom = outputs_of, eager, custom or Custom()
         self.means = Means()  # reports training where the model has a `train_step` of its own
@@ -104,10 +99,7 @@ class Steps:
             state = state_now()
             found = jax.tree.map(jnp.asarray, logs(state, block)) if self.eager else jax.eval_shape(logs, state, block)
             self.means = Means(found)
-        cut = self.listens is not None and custom is None and self.width_of("train", block.order.shape[1]) is not None
-        return self.train_report.start._replace(
-            skips=self.record(), noise=np.zeros((2, 7), np.float32) if cut else None
-        )
+        return self.train_report.start._replace(skips=self.record())
 
     def width_of(self, kind: str, rows: int) -> int | None:
         """Rows per piece of batches of so many, for pieces as equal as may be; None where one suffices."""
@@ -129,12 +121,12 @@ class Steps:
         outputs = [f"output {output.name!r}" for output in self.objective.outputs]
         return [*outputs, "the loss", *[f"the gradient of {name}" for name in self.parts.names]]
 
-    def program(self, kind: str, padded: bool, width: int | None = None) -> Program:
+    def program(self, kind: str, padded: bool, width: int | None = None, one_in: int = 0) -> Program:
         """The program "train", "test" or "predict" for batches with or without room for padding.
 
-        With a `width` it runs every batch in pieces of so many rows, which may then be padded instead of the batch.
+        With a `width` it runs every batch in pieces of so many rows, which may then be padded instead of the batch. Of
+        those that train it listens to the gradient's noise in one in so many, where the tally has room for it; 0: none.
         """
-        one_in = 0 if kind != "train" or width is None or self.listens is None else self.listens(width)
         key = kind, padded, width, one_in
         if key not in self._programs:
             if kind == "train":
@@ -364,152 +356,6 @@ def _updates(carry: tuple[TrainState, Tally]) -> Array:
 def pass_key(draw: Any) -> Array:
     """The random key of a pass, from the run's seed and the epoch, shape (2,)."""
     return jax.random.fold_in(jax.random.key(draw[0]), draw[1])
-
-
-class _Runner:
-    """Runs the steps of one kind.
-
-    Attributes:
-        padded: whether batches may hold padding.
-        width: rows that are run at once, of batches that are cut; None: all.
-        how: they are cut; None: not at all.
-        program: what is run.
-    """
-
-    kind = ""
-
-    def __init__(self, steps: Steps, padded: bool):
-        self.steps, self.padded = steps, padded
-        self.cut(None)
-
-    def cut(self, width: int | None, rows: int = 0) -> None:
-        """Runs batches of `rows` rows in pieces of `width` from here on; as a whole, if that is None."""
-        padded = self.padded
-        if width is not None and self.steps.row_independent:  # else the last piece has its true shape
-            padded = padded or rows % width != 0
-        self.width, self.program = width, self.steps.program(self.kind, padded, width)
-        self.how = None if width is None else Cut(width, padded, self.steps.eager)
-
-
-class TrainRunner(_Runner):
-    """Runs training steps on the model's current arrays and leaves the new ones in the model."""
-
-    kind = "train"
-
-    def __init__(self, steps: Steps, padded: bool, seed: int, epoch: int):
-        super().__init__(steps, padded)
-        self._draw = np.array([seed, epoch], np.uint32)  # the key of the pass is made of these in the program
-
-    def state(self) -> TrainState:
-        """The state as the model and the optimizer hold it now."""
-        params, buffers = self.steps.parts.collect()
-        optimizer = self.steps.optimizer
-        assert optimizer is not None
-        return TrainState(params, buffers, optimizer.state)
-
-    @property
-    def key(self) -> Array:
-        """What the pass draws masks by."""
-        return pass_key(self._draw)
-
-    def start(self, block: Block) -> Tally:
-        """The tally before any batch of blocks like this."""
-        return self.steps.tally(block, self.state)
-
-    def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
-        """A tally from its arrays and the names of its values, behind so many batches."""
-        if self.steps.custom.step is not None and not self.steps.means.labels:
-            self.steps.means = Means({label: np.zeros(()) for label in labels})
-        arrays = [jnp.array(leaf) for leaf in leaves]
-        structure = jax.tree.structure(self.steps.train_report.start)
-        if len(arrays) < structure.num_leaves:
-            raise TypeError(f"expected {structure.num_leaves} arrays of metrics so far, got {len(arrays)}")
-        tally, noted = jax.tree.unflatten(structure, arrays[: structure.num_leaves]), arrays[structure.num_leaves :]
-        noise = noted.pop() if len(noted) % len(Record._fields) else None
-        record = self.steps.record(steps)  # what is done about such updates may have changed
-        return tally._replace(skips=Record(*noted) if record is not None and noted else record, noise=noise)
-
-    def read(self, tally: Tally) -> Logs:
-        """The reported numbers. Waits for the device."""
-        return self.steps.train_report.read(tally)
-
-    def arguments(self, block: Block, tally: Tally) -> tuple:
-        """What the program takes, for compiling."""
-        return (self.state(), tally, block, self._draw, np.int32(0), np.int32(0))
-
-    def run(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
-        """Steps first … last-1 of the block; returns the tally so far.
-
-        Raises:
-            Exception: whatever a step raises; the model then holds the arrays of the last complete one.
-        """
-        while first < last:  # the first step, and all of a program that may raise, alone: each is waited for
-            ahead = last - first if executable.trusted and not self.program.may_raise else 1
-            tally = self._once(executable, block, tally, first, first + ahead)
-            first += ahead
-        return tally
-
-    def _once(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
-        state = self.state()
-        copy = None if self.program.may_raise or executable.trusted else host_copy(state)
-        try:
-            tally = self._update(executable, state, block, tally, first, last)
-        except jax.errors.JaxRuntimeError:
-            if copy is not None:
-                self._keep(on_device(copy, state))
-            raise
-        executable.proven = True
-        return tally
-
-    def _update(
-        self, executable: Executable, state: TrainState, block: Block, tally: Tally, first: int, last: int
-    ) -> Tally:
-        state, tally = executable(state, tally, block, self._draw, np.int32(first), np.int32(last))
-        if self.program.may_raise or not executable.trusted:
-            jax.block_until_ready(state)
-        self._keep(state)
-        return tally
-
-    def _keep(self, state: TrainState) -> None:
-        """Leaves these arrays in the model and the optimizer."""
-        self.steps.parts.publish(state.params, state.buffers)
-        assert self.steps.optimizer is not None
-        self.steps.optimizer.state = state.opt
-
-
-class TestRunner(_Runner):
-    """Runs evaluation steps; changes nothing in the model but the states of stateful layers."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of its name
-    kind = "test"
-
-    def __init__(self, steps: Steps, padded: bool):
-        super().__init__(steps, padded)
-        assert steps.objective is not None
-        self._objective = steps.objective
-
-    def start(self, block: Block) -> Tally:
-        """The tally before any batch."""
-        return self._objective.start
-
-    def read(self, tally: Tally) -> Logs:
-        """The reported numbers. Waits for the device."""
-        return self._objective.read(tally)
-
-    def arguments(self, block: Block, tally: Tally) -> tuple:
-        """What the program takes, for compiling."""
-        return (*self.steps.parts.collect(), tally, block, np.int32(0), np.int32(0))
-
-    def run(self, executable: Executable, block: Block, tally: Tally, first: int, last: int) -> Tally:
-        """Steps first … last-1 of the block; returns the tally so far."""
-        params, buffers = self.steps.parts.collect()
-        kept, tally = executable(params, buffers, tally, block, np.int32(first), np.int32(last))
-        if not executable.trusted:  # it may find that the memory does not suffice
-            jax.block_until_ready(tally)
-            executable.proven = True
-        if kept is not None:
-            self.steps.parts.publish(params, kept)
-        return tally
 
 
 def as_list(predictions: Any, names: Sequence[str]) -> list[Any]:

@@ -38,10 +38,11 @@ from epochal.drawn import Stream
 from epochal.feed import Batch, Feed, StreamFeed
 from epochal.layers.base import abstract_call, tracked
 from epochal.layers.weights import draw_weights
-from epochal.objective import Objective, Output, Recipe, Tally, naming
+from epochal.objective import Objective, Output, Tally, naming
 from epochal.optimizers import Optimizer
 from epochal.optimizers.scaling import scaled
 from epochal.random import next_seed
+from epochal.recipe import Recipe
 from epochal.resume import Backup, Run, Saved, Snapshots, check_kept
 from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged

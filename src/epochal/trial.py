@@ -23,9 +23,10 @@ from epochal.critical_batch import Moments, NoiseEstimate, combined, moments
 from epochal.feed import Block
 from epochal.gradients import chunk_size, grouped, squares_and_products
 from epochal.program import Executable
+from epochal.runners import TrainRunner
 from epochal.sources import Examples
 from epochal.state import TrainState
-from epochal.step import Steps, TrainRunner
+from epochal.step import Steps
 from epochal.training import Training
 
 # Sizes that are timed, in the order of what they tell; all examples are another one. What people take without asking

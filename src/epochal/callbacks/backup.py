@@ -19,8 +19,8 @@ class BackupAndRestore(Callback):
 
     Args:
         backup_dir: the folder; one run at a time, a second one is refused.
-        save_freq: "epoch": after epochs, the first one and from then on as often as writing takes at most 1 % of the
-            time; a number of batches; or seconds, as "30s".
+        save_freq: "epoch": after epochs, the first one and from then on as often as keeping the run takes at most 1 %
+            of the time; a number of batches; or seconds, as "30s".
         double_checkpoint: taken for Keras's sake: `keep` checkpoints are kept in any case.
         delete_checkpoint: remove the checkpoints when training has come to its end.
         keep: how many checkpoints are kept, for when the newest is broken.

@@ -149,8 +149,7 @@ class BatchSizeSchedule(Plateau):
             self.params.update(steps=self._feed.steps, batch_size=self.size)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        n, steps = self._feed.n, self._feed.steps or 0
-        self._seen = (self._seen or 0) + (n if steps == -(-n // self.size) else steps * self.size)
+        self._seen = (self._seen or 0) + self._feed.per_epoch
         if logs is not None:
             logs["batch_size"] = self.size
         if self.schedule == "plateau":

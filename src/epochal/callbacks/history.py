@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from epochal.batch_plan import BatchPlan
 from epochal.callbacks.base import Callback, Logs
 
@@ -38,10 +40,12 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         plan = None if self.plan is None else self.plan.to_dict()
-        return {"history": self.history, "epoch": self.epoch, "skipped": self.skipped, "plan": plan}
+        history = {name: _packed(values) for name, values in self.history.items()}
+        return {"history": history, "epoch": np.array(self.epoch, np.int64), "skipped": self.skipped, "plan": plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history, self.epoch = state["history"], state["epoch"]
+        self.history = {name: _unpacked(values) for name, values in state["history"].items()}
+        self.epoch = _unpacked(state["epoch"])
         self.skipped = state.get("skipped", 0)
         plan = state.get("plan")
         self.plan = None if plan is None else BatchPlan.from_dict(plan)
@@ -88,3 +92,12 @@ class History(Callback):
     def __repr__(self) -> str:
         last = {name: values[-1] for name, values in self.history.items()}
         return f"<History of {len(self.epoch)} epochs, last {last}>"
+
+
+def _packed(values: list[Any]) -> Any:
+    """Floats as an array: as JSON, those of thousands of epochs take milliseconds of every checkpoint."""
+    return np.array(values) if {type(value) for value in values} == {float} else values
+
+
+def _unpacked(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) else values

@@ -17,20 +17,22 @@ class NoiseScale(Callback):
     """Measures the gradient noise scale in epochs of training, and logs it with its interval.
 
     It logs `noise_scale`, `noise_scale_low` and `noise_scale_high` (95 %), in examples; infinite where the mean
-    gradient cannot be told from zero, NaN before the first measurement. The last five since the learning rate changed
-    are averaged. What is measured depends on the epoch's number alone, so a run that goes on logs the same.
+    gradient cannot be told from zero, NaN before the first measurement. The last five since the learning rate jumped
+    (by more than a tenth from one look to the next) are averaged. When to measure depends on how many examples have
+    been trained on alone, so a run that goes on logs the same.
 
     Batches that are run in micro-batches tell it without other gradients: each has those of its pieces and their mean,
     all at the same weights. Adding up squares takes its time, so of batches in pieces of k examples one in 400 / k is
     listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update; with `every` given
-    all are. Where it turns out in training that batches have to be cut, from the next epoch on.
+    all are. What they tell is put together at the end of an epoch, once as much was trained as pays for it: in each
+    where epochs take more than some ten milliseconds. Where it turns out in training that batches have to be cut, from
+    the next epoch on.
     Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
     drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
     Args:
-        every: measure in every so many epochs, the first one among them. None: in each, where batches are cut; else
-            after as many as a measurement costs at most 2 % of the time of. A short run of small data may have none,
-            with a warning.
+        every: measure in every so many epochs, the first one among them. None: after as many as a measurement costs
+            at most 2 % of the time of. A short run of small data may have none, with a warning.
         examples: how many examples are drawn for a measurement; the noise scales that it can tell reach about as far.
             None: 128, or more where epochs are so long that a part of 2 % of each would be left.
         seed: of the draws.
@@ -49,6 +51,8 @@ class NoiseScale(Callback):
     KEPT = 5
     PIECE = 400  # examples; of batches in smaller pieces so many times fewer are listened to: benchmarks/noise_cost.py
     LEAST = 3  # batches that a measurement is made of, where they are cut
+    LIGHT = 5e7  # examples × parameters trained before such a measurement: 100 times what it costs, or more
+    JUMP = 0.1
 
     def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
         for name, value in (("every", every), ("examples", examples)):
@@ -59,32 +63,37 @@ class NoiseScale(Callback):
         self.every, self.examples, self.seed, self.confidence = every, examples, seed, confidence
         self._steps: Any = None
         self._feed: Any = None
+        self._parameters = 1
         self._reset()
 
     def _reset(self) -> None:
         self.estimate: NoiseEstimate | None = None
         self._measured: list[Moments] = []
         self._sums = np.zeros(7)  # of batches that were too few yet
-        self._rate: float | None = None
+        self._heard: Any = None  # of the last epoch, as of `Tally.noise`; None where its batches were not cut
+        self._trained = 0  # examples since the last measurement
+        self._rate = math.nan
         self._first: int | None = None
+        self._logged = (math.nan,) * 3
 
     def set_run(self, steps: Any, feed: Any) -> None:
         feed.taken(np.arange(1))  # refused before training, where there are no rows
         if feed.n < 3:
             raise ValueError(f"NoiseScale needs at least 3 examples, got {feed.n}.")
         self._steps, self._feed = steps, feed
-        steps.listens, steps.heard = self.one_in, None
+        self._parameters = sum(p.size for p in steps.parts.collect()[0])
 
     def state_dict(self) -> dict[str, Any]:
-        measured, heard = [list(m) for m in self._measured], None if self._steps is None else self._steps.heard
-        sums = {"sums": self._sums.tolist(), "heard": None if heard is None else np.asarray(heard).tolist()}
-        return {"measured": measured, "rate": self._rate, "first": self._first, **sums}
+        sums = {"sums": self._sums.tolist(), "heard": None if self._heard is None else np.asarray(self._heard).tolist()}
+        counts = {"rate": self._rate, "first": self._first, "trained": self._trained, "logged": self._logged}
+        return {"measured": [list(m) for m in self._measured], **sums, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._measured = [Moments(a, b, tuple(c), *counts) for a, b, c, *counts in state["measured"]]
-        self._rate, self._first, self._sums = state["rate"], state["first"], np.array(state["sums"])
-        self._steps.heard = None if state["heard"] is None else np.array(state["heard"])
+        self._rate, self._first, self._trained = state["rate"], state["first"], state["trained"]
+        self._sums, self._heard = np.array(state["sums"]), state["heard"]
         self._estimate()
+        self._logged = tuple(state["logged"])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()
@@ -92,44 +101,40 @@ class NoiseScale(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self._steps is None:
             return
-        self._steps.listens = None
         if self.estimate is None and self.every is None and self._first is not None:
             when = f"with {self._feed.n:,} examples the first measurement is within that after "
-            when += f"{self.due_every(self.drawn)} epochs. NoiseScale(every=1) measures in each."
-            if self._steps.heard is not None:
-                when = (
-                    f"of batches in such pieces it needs more than were run: the least is {self.LEAST}, of one in so "
-                )
-                when += f"many as {self.PIECE} / the piece's examples. NoiseScale(every=1) listens to all."
+            when += f"{self.due_every(self.pause)} epochs. NoiseScale(every=1) measures in each."
+            if self._heard is not None:
+                when = f"of batches in such pieces it needs {self.LEAST} at least, of one in so many as {self.PIECE} / "
+                when += f"the piece's examples, in {self.due_every(self.pause_in_pieces)} epochs or more. "
+                when += "NoiseScale(every=1) listens to all."
             warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
-
-    def on_exception(self, error: BaseException) -> None:
-        if self._steps is not None:
-            self._steps.listens = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self._feed is None:  # in a loop of one's own
             return
-        self._first = epoch if self._first is None else self._first
-        if self._due(epoch - self._first):
-            if self._steps.heard is not None:
-                self._hear(np.asarray(self._steps.heard))
-            elif "train" not in self._steps.most:  # else the memory does not suffice for more
-                self._measure(epoch, self.drawn)
+        if self._first is None:
+            self._first = epoch
+        self._trained += self._feed.per_epoch
+        asked = self.every is not None and (epoch - self._first) % self.every == 0
+        if self._heard is not None:
+            if asked or self.every is None:
+                self._take(np.asarray(self._heard))
+        elif "train" in self._steps.most:  # the memory does not suffice for more
+            pass
+        elif asked or (self.every is None and self._trained >= self.pause):  # when it is paid for
+            self._trained = 0
+            self._measure(epoch, self.drawn)
         if logs is not None:
-            found = self.estimate
-            values = (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
-            logs.update(zip(("noise_scale", "noise_scale_low", "noise_scale_high"), values, strict=True))
+            logs["noise_scale"], logs["noise_scale_low"], logs["noise_scale_high"] = self._logged
+
+    def hear(self, noise: Any) -> None:
+        """Takes what an epoch's batches have told, as of `Tally.noise`; None where they were not cut."""
+        self._heard = noise
 
     def one_in(self, width: int) -> int:
         """To one in how many batches is listened, where they are run in pieces of so many examples."""
         return 1 if self.every is not None else max(1, -(-self.PIECE // width))
-
-    def _due(self, passed: int) -> bool:
-        """Whether an epoch is measured, so many after the first."""
-        if self.every is not None or self._steps.heard is not None:
-            return passed % (self.every or 1) == 0
-        return (passed + 1) % self.due_every(self.drawn) == 0  # when it is paid for
 
     @property
     def drawn(self) -> int:
@@ -139,31 +144,43 @@ class NoiseScale(Callback):
         wanted = min(max(least, affordable // least * least), 2048) if self.examples is None else self.examples
         return max(3, min(wanted, self._feed.n))
 
-    def due_every(self, drawn: int) -> int:
+    @property
+    def pause(self) -> float:
+        """How many examples are trained on before a measurement, where batches are whole."""
+        return self.COST * self.drawn / self.SHARE
+
+    @property
+    def pause_in_pieces(self) -> float:
+        """The same, where they are cut: then a measurement is worked out on the host alone, in less than 0.1 ms."""
+        return min(self.COST * 8 * self.GROUP / self.SHARE, self.LIGHT / self._parameters)
+
+    def due_every(self, pause: float) -> int:
         """After how many epochs one is measured again."""
-        if self.every is not None:
-            return self.every
-        return max(1, math.ceil(self.COST * drawn / (self.SHARE * self._feed.n)))
+        return max(1, math.ceil(pause / self._feed.per_epoch)) if self.every is None else self.every
 
-    def _forget(self) -> None:
-        """Starts anew where the learning rate is another."""
-        rate = _rate_of(self.model.optimizer)
-        if rate != self._rate:
-            self._measured, self._sums, self._rate = [], np.zeros(7), rate
+    def _look(self) -> None:
+        """Starts anew where the learning rate has jumped; a schedule that falls smoothly goes on."""
+        # NaN where an Optax transformation keeps it to itself. float(Array) takes ten times as long.
+        rate = float(np.asarray(self.model.optimizer.state.learning_rate))
+        if abs(rate - self._rate) > self.JUMP * max(rate, self._rate):
+            self._measured, self._sums = [], np.zeros(7)
+        self._rate = rate
 
-    def _hear(self, sums: np.ndarray) -> None:
+    def _take(self, noise: np.ndarray) -> None:
         """Takes what the pieces of an epoch's batches tell."""
-        if not sums[0, 0] or not np.isfinite(sums).all():
-            return
-        self._forget()
-        self._sums = self._sums + sums.astype(np.float64).sum(axis=0)
-        if self._sums[0] >= self.LEAST:
+        due = self.every is not None or self._trained >= self.pause_in_pieces
+        if due:
+            self._look()
+        sums = self._sums + noise[0] + noise[1]
+        if math.isfinite(sums.sum()):  # else training is past saving, which others report
+            self._sums = sums
+        if due and self._sums[0] >= self.LEAST:
             self._measured = [*self._measured, moments_of_batches(self._sums)][-self.KEPT :]
-            self._sums = np.zeros(7)
+            self._sums, self._trained = np.zeros(7), 0
             self._estimate()
 
     def _measure(self, epoch: int, drawn: int) -> None:
-        self._forget()
+        self._look()
         group = max(1, min(self.GROUP, drawn // 8))
         rows = np.random.default_rng((self.seed, epoch)).choice(self._feed.n, drawn - drawn % group, replace=False)
         data, ids = grouped(self._feed.taken(rows), rows, group)
@@ -175,12 +192,5 @@ class NoiseScale(Callback):
 
     def _estimate(self) -> None:
         if self._measured:
-            self.estimate = combined(self._measured, n=self._feed.n, confidence=self.confidence)
-
-
-def _rate_of(optimizer: Any) -> float | None:
-    """The learning rate; None where an Optax transformation keeps it to itself."""
-    try:
-        return float(optimizer.learning_rate)
-    except AttributeError:
-        return None
+            found = self.estimate = combined(self._measured, n=self._feed.n, confidence=self.confidence)
+            self._logged = found.value, found.low, found.high

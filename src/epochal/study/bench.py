@@ -25,8 +25,8 @@ from epochal.memory import program_bytes
 from epochal.model import Model
 from epochal.objective import Objective
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
+from epochal.runners import TestRunner, TrainRunner
 from epochal.sources import Examples, fingerprint
-from epochal.step import TestRunner, TrainRunner
 from epochal.training import Data, Way
 
 _SILENT = Display()
