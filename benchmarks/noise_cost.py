@@ -27,8 +27,8 @@ from data import digits
 import epochal as keras
 from epochal import layers
 
-SECONDS = 24  # that a row takes, or a little more
-TURNS = 4  # at least
+SECONDS = 16  # that a row takes, or a little more
+TURNS = 3  # at least
 
 
 class Timed(keras.callbacks.NoiseScale):
@@ -99,8 +99,7 @@ def measured(name: str, make: Any, n: int, epochs: int, micro_batch_size: Any = 
     drawn = f"{callback.drawn} every {callback.due_every(callback.pause)}"
     factor = f"{statistics.median(factors):.1f}"
     if micro_batch_size != "auto":
-        every = callback.due_every(callback.pause_in_pieces)
-        drawn, factor = f"one in {callback.one_in(micro_batch_size)}, put together every {every}", "–"
+        drawn, factor = f"one in {callback.one_in(micro_batch_size)}", "–"
     assert callback.estimate is not None
     wall, processor = (statistics.median(values) for values in zip(*ratios, strict=True))
     about = f"{name}, n = {n:,} | {epochs} of {1e3 * seconds / epochs:.1f} ms"
