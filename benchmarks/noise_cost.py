@@ -43,9 +43,9 @@ class Timed(keras.callbacks.NoiseScale):
         super().on_epoch_end(epoch, logs)
         self.seconds += time.process_time() - started
 
-    def hear(self, noise: Any) -> None:
+    def hear(self, width: Any, noise: Any) -> None:
         started = time.process_time()
-        super().hear(noise)
+        super().hear(width, noise)
         self.seconds += time.process_time() - started
 
     def _measure(self, epoch: int, drawn: int) -> None:
@@ -99,7 +99,7 @@ def measured(name: str, make: Any, n: int, epochs: int, micro_batch_size: Any = 
     drawn = f"{callback.drawn} every {callback.due_every(callback.pause)}"
     factor = f"{statistics.median(factors):.1f}"
     if micro_batch_size != "auto":
-        drawn, factor = f"one in {callback.one_in(micro_batch_size)}", "–"
+        drawn, factor = f"one in {callback.rarity(micro_batch_size)}", "–"
     assert callback.estimate is not None
     wall, processor = (statistics.median(values) for values in zip(*ratios, strict=True))
     about = f"{name}, n = {n:,} | {epochs} of {1e3 * seconds / epochs:.1f} ms"

@@ -70,7 +70,9 @@ class NoiseScale(Callback):
         self.estimate: NoiseEstimate | None = None
         self._measured: list[Moments] = []
         self._sums = np.zeros(7)  # of batches that were too few yet
-        self._heard: Any = None  # of the last epoch, as of `Tally.noise`; None where its batches were not cut
+        self._epoch = 0
+        self._cut = False  # whether batches of the last epoch were
+        self._heard: Any = None  # in it, as of `Tally.noise`
         self._trained = 0  # examples since the last measurement
         self._rate = math.nan
         self._first: int | None = None
@@ -86,12 +88,13 @@ class NoiseScale(Callback):
     def state_dict(self) -> dict[str, Any]:
         sums = {"sums": self._sums.tolist(), "heard": None if self._heard is None else np.asarray(self._heard).tolist()}
         counts = {"rate": self._rate, "first": self._first, "trained": self._trained, "logged": self._logged}
+        counts["cut"] = self._cut
         return {"measured": [list(m) for m in self._measured], **sums, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._measured = [Moments(a, b, tuple(c), *counts) for a, b, c, *counts in state["measured"]]
         self._rate, self._first, self._trained = state["rate"], state["first"], state["trained"]
-        self._sums, self._heard = np.array(state["sums"]), state["heard"]
+        self._sums, self._heard, self._cut = np.array(state["sums"]), state["heard"], state["cut"]
         self._estimate()
         self._logged = tuple(state["logged"])
 
@@ -104,7 +107,7 @@ class NoiseScale(Callback):
         if self.estimate is None and self.every is None and self._first is not None:
             when = f"with {self._feed.n:,} examples the first measurement is within that after "
             when += f"{self.due_every(self.pause)} epochs. NoiseScale(every=1) measures in each."
-            if self._heard is not None:
+            if self._cut:
                 when = f"of batches in such pieces it listens to few, and needs {self.LEAST}. "
                 when += "NoiseScale(every=1) listens to all."
             warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
@@ -116,8 +119,8 @@ class NoiseScale(Callback):
             self._first = epoch
         self._trained += self._feed.per_epoch
         asked = self.every is not None and (epoch - self._first) % self.every == 0
-        if self._heard is not None:
-            if asked or self.every is None:
+        if self._cut:
+            if self._heard is not None and (asked or self.every is None):
                 self._take(np.asarray(self._heard))
         elif "train" in self._steps.most:  # the memory does not suffice for more
             pass
@@ -127,14 +130,31 @@ class NoiseScale(Callback):
         if logs is not None:
             logs["noise_scale"], logs["noise_scale_low"], logs["noise_scale_high"] = self._logged
 
-    def hear(self, noise: Any) -> None:
-        """Takes what an epoch's batches have told, as of `Tally.noise`; None where they were not cut."""
-        self._heard = noise
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch = epoch
+
+    def hear(self, width: int | None, noise: Any) -> None:
+        """Takes what an epoch's batches have told.
+
+        Args:
+            width: rows per piece; None where batches were not cut.
+            noise: as of `Tally.noise`; None where nobody listened.
+        """
+        self._cut, self._heard = width is not None, noise
 
     def one_in(self, width: int) -> int:
-        """To one in how many batches is listened, where they are run in pieces of so many examples."""
+        """In this epoch, to one in how many batches is listened that are run in pieces of so many examples; 0: to none.
+
+        Epochs of few batches are listened to once in a while, for the sums that ride along cost each of them 0.05 ms.
+        """
         if self.every is not None:
             return 1
+        rare = self.rarity(width)
+        epochs = rare // max(1, self._feed.steps or 1)
+        return rare if epochs < 2 else self._feed.steps if self._epoch % epochs == epochs - 1 else 0
+
+    def rarity(self, width: int) -> int:
+        """To one in how many batches in pieces of so many examples is listened, taken over all epochs."""
         return max(1, -(-self.PIECE // width), min(self.RAREST, math.ceil(self.LIGHT / (width * self._parameters))))
 
     @property
