@@ -1,15 +1,23 @@
 """The command line, run in process; once each as a program, and with Ctrl-C."""
 
+import contextlib
 import csv
+import fcntl
 import json
+import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 
 import numpy as np
 import polars as pl
+import pyte
 import pytest
 
 from epochal import runfolder, tasks, trial
@@ -703,23 +711,80 @@ def test_program_says_one_sentence_and_exits_with_2(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_run_is_kept(tmp_path):
-    command = [*PROGRAM, "fit", "iris", "--epochs", "100000", "--patience", "100000", "--run-dir", "r"]
-    with (tmp_path / "out").open("w") as out:
-        started = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
+class InTerminal:
+    """The program in a terminal of its own, as a shell starts it, in the folder `tmp_path`."""
+
+    SHELL = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    )
+
+    def __init__(self, folder, arguments):
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+        self.before = termios.tcgetattr(self._slave)
+        environment = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
+        ends = dict.fromkeys(("stdin", "stdout", "stderr"), self._slave)
+        started = [sys.executable, "-c", self.SHELL, *PROGRAM, *arguments]
+        more = {"cwd": folder, "env": {**environment, "TERM": "xterm"}, "start_new_session": True}
+        self.process = subprocess.Popen(started, **ends, **more)
+        self.raw = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        with contextlib.suppress(OSError):  # the other side is closed
+            while piece := os.read(self._master, 4096):
+                self.raw += piece
+
+    def type(self, keys):
+        os.write(self._master, keys)
+
+    def end(self):
+        """Waits for the program's end: its code, the terminal's settings, and what one sees."""
+        try:
+            code = self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            settings = termios.tcgetattr(self._slave)
+            os.close(self._slave)
+            self._reader.join()
+            os.close(self._master)
+        screen = pyte.Screen(100, 50)
+        pyte.ByteStream(screen).feed(self.raw)
+        return code, settings, screen
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_run_that_is_broken_off_is_kept_and_leaves_the_terminal_as_it_was(how, tmp_path):
+    forever = ["fit", "iris", "--epochs", "100000", "--patience", "100000", "--run-dir", "r", *FIXED]
+    terminal = InTerminal(tmp_path, forever)
+    log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 60
     try:
-        log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 60
         while not (log.exists() and log.read_text().count("\n") > 4):
-            assert time.monotonic() < deadline, (tmp_path / "out").read_text()
-            assert started.poll() is None, (tmp_path / "out").read_text()
-            time.sleep(0.1)
-        started.send_signal(signal.SIGINT)
-        assert started.wait(60) == 130
+            assert time.monotonic() < deadline, terminal.raw
+            assert terminal.process.poll() is None, terminal.raw
+            time.sleep(0.05)
+        terminal.type(b"\x03") if how == "Ctrl-C" else terminal.process.terminate()
     finally:
-        started.kill()
-        started.wait()
-    said = (tmp_path / "out").read_text()
+        code, settings, screen = terminal.end()
+    said = "\n".join(line.rstrip() for line in screen.display).rstrip()
+    for changed in (b"\x1b[?25l", b"\x1b[32m"):  # the cursor was hidden, and there were colours
+        assert changed in terminal.raw
+    assert not screen.cursor.hidden
+    assert screen.cursor.attrs == pyte.Screen(1, 1).cursor.attrs
+    assert (screen.cursor.x, screen.cursor.y) == (0, said.count("\n") + 1)
+    assert screen.mode == pyte.Screen(1, 1).mode
+    assert b"\x1b[?1049" not in terminal.raw  # the alternate screen
+    assert settings == terminal.before
+    assert settings[3] & termios.ECHO
     assert "Traceback" not in said
+    if how == "SIGTERM":
+        assert code == 143
+        assert said.splitlines()[-1] == "epochal: terminated; go on with: epochal fit --resume r"
+        assert list((tmp_path / "r" / "backup").glob("epoch-*"))
+        return
+    assert code == 130
     assert "interrupted" in said
     summary = read_json(tmp_path / "r" / "summary.json")
     assert summary["status"] == "interrupted"
@@ -728,22 +793,6 @@ def test_interrupted_run_is_kept(tmp_path):
     prepared = prepare(read_source("iris"))
     values = model.evaluate(prepared.x_validation, prepared.y_validation, verbose=0, return_dict=True)
     assert values["loss"] == pytest.approx(summary["metrics"]["val_loss"], rel=1e-5)
-
-
-def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path):
-    command = [*PROGRAM, "fit", "iris", "--epochs", "100000", "--patience", "100000", "--run-dir", "r"]
-    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log, deadline = tmp_path / "r" / "log.jsonl", time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 4):
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.05)
-    started.send_signal(signal.SIGTERM)
-    assert started.communicate(timeout=60)[1].splitlines()[-1] == (
-        "epochal: terminated; go on with: epochal fit --resume r"
-    )
-    assert started.returncode == 143
-    assert list((tmp_path / "r" / "backup").glob("epoch-*"))
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):

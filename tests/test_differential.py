@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,14 @@ from differential_play import FLOOR, TOLERANCE, differences, labels_in_order
 def _agree(*arguments: str) -> None:
     """A process of its own, in which XLA compiles fast instead of well."""
     script = Path(__file__).with_name("differential.py")
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # it has its own
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, env=environment)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_forty_random_trainings_agree_with_keras() -> None:
-    _agree("40", "--seed", "1")
+def test_twenty_random_trainings_agree_with_keras() -> None:
+    _agree("20", "--seed", "1")
 
 
 @pytest.mark.slow

@@ -178,34 +178,44 @@ def test_arrays_go_to_the_device_once_where_they_take_at_most_half_of_the_memory
     assert not chunked("47MB", jax.device_put(x))  # there already
 
 
-def test_A3_the_next_chunk_is_read_while_the_last_one_is_computed_with() -> None:
-    """The reader waits until a step has begun that does not need what it reads."""
-    taken, beyond = threading.Event(), []
+def test_A3_the_next_chunk_is_read_while_a_step_computes_with_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They meet: the first step of a chunk waits for the reader of the next one, and this reader for the step."""
+    meeting = threading.Barrier(2, timeout=60)
+    met: dict[str, list[int]] = {"reads": [], "computes": []}
+    monkeypatch.setattr(ArrayFeed, "CHUNK_BYTES", 32 * 65 * 4)  # two batches
 
-    class Slow:
+    def meet(what: str, chunk: int) -> None:
+        if chunk not in met[what]:
+            met[what].append(chunk)
+            meeting.wait()
+
+    class Disk:
         def __init__(self, array: np.ndarray):
             self.array, self.shape, self.dtype, self.chunks = array, array.shape, array.dtype, None
-            self.rows = 0
 
         def __len__(self) -> int:
             return len(self.array)
 
         def __getitem__(self, rows: Any) -> np.ndarray:
-            self.rows += len(self.array[rows])
-            if self.rows > 2 * 32:  # behind the first two chunks
-                beyond.append(taken.wait(60))
+            chunk = int(np.arange(len(self))[rows][0]) // 32
+            if chunk and threading.current_thread() is not threading.main_thread():
+                meet("reads", chunk)
             return self.array[rows]
 
-    x, _ = digits(160)
-    feed = ArrayFeed(as_examples(Slow(x)), 16, False, 0, False)
-    feed.CHUNK_BYTES = 32 * 64 * 4
-    stretches = feed.epoch(0)
-    first = next(stretches)
-    assert len(first.sizes) == 2
-    taken.set()
-    assert sum(len(stretch.sizes) for stretch in stretches) == 8
-    assert beyond
-    assert all(beyond)
+    def computing(row: Any) -> np.float32:
+        if row < 128:  # behind the last chunk there is nothing to be read
+            meet("computes", int(row) // 32)
+        return np.float32(0)
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        found = jax.pure_callback(computing, jax.ShapeDtypeStruct((), np.float32), y_true[0, 0])
+        return found + (y_pred**2).mean()
+
+    model = keras.Sequential([layers.Dense(1, input_shape=(64,))])
+    model.compile("sgd", loss)
+    rows = np.arange(160, dtype=np.float32)[:, None]
+    model.fit(Disk(digits(160)[0]), rows, batch_size=16, shuffle=False, verbose=0)
+    assert met == {"reads": [1, 2, 3, 4], "computes": [0, 1, 2, 3]}
 
 
 def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -296,7 +297,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, whole_run: Any, tmp_path: Path) -> None:
     whole = whole_run(kind)
-    for number, (batches, every) in enumerate([(0, 1), (3, 2), (9, "epoch"), (17, 4), (8, 5), (8, 7)]):
+    breaks: list[tuple[int, Any]] = [(3, 2), (9, "epoch"), (17, 4)]  # in the first epoch, between epochs, in the third
+    if kind == "arrays":
+        breaks += [(0, 1), (8, 5), (8, 7)]
+    for number, (batches, every) in enumerate(breaks):
         folder = tmp_path / str(number)
         with pytest.raises(Broken):
             run(kind, folder, batches, every)
@@ -687,6 +691,32 @@ def test_another_environment_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XLA_FLAGS", "--xla_other")
     with pytest.warns(UserWarning, match=r"another environment \(XLA_FLAGS .* --xla_other\)"):
         dense().fit(x, y, verbose=0, callbacks=[backup])
+
+
+def test_a_run_goes_on_with_another_count_of_devices(whole_run: Any, tmp_path: Path) -> None:
+    """From one to two, and from two to one; the process with two breaks the other run off."""
+    more, fewer = tmp_path / "more", tmp_path / "fewer"
+    with pytest.raises(Broken):
+        run("arrays", more, 8, 3)
+    script = f"""
+import json, sys, warnings
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_resume import *
+assert jax.device_count() == 2
+with pytest.raises(Broken):
+    run("arrays", Path({str(fewer)!r}), 8, 3)
+with pytest.warns(UserWarning, match="another environment .*devices 1 → 2"):
+    found = run("arrays", Path({str(more)!r}), every=3)
+found.pop("data")
+print(json.dumps(found))
+"""
+    two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=two)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    whole = json.loads(json.dumps({**whole_run("arrays"), "data": None}))
+    same(whole, json.loads(ended.stdout))
+    with pytest.warns(UserWarning, match="another environment .*devices 2 → 1"):
+        same(run("arrays", fewer, every=3), whole_run("arrays"))
 
 
 def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Path) -> None:

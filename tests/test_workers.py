@@ -231,7 +231,7 @@ def test_E8_threads_keep_the_order_and_raise_what_was_raised() -> None:
 
 
 def test_E8_a_thread_that_hangs_is_a_timeout_error() -> None:
-    release = threading.Event()
+    release, before = threading.Event(), {*threading.enumerate()}
 
     class Hanging(Tasks):
         def __getitem__(self, i: int) -> Any:
@@ -241,9 +241,9 @@ def test_E8_a_thread_that_hangs_is_a_timeout_error() -> None:
         with pytest.raises(TimeoutError, match=r"Batch 3 of Hanging was not there after 0\.2 s"):
             list(pool.batches(range(12)))
         release.set()  # no thread can be ended from outside
-    for thread in threading.enumerate():
-        if thread.daemon:
-            thread.join(5)
+    for thread in {*threading.enumerate()} - before:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 10])

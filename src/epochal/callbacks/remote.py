@@ -22,7 +22,8 @@ class RemoteMonitor(Callback):
     """Sends each epoch's logs to a server by HTTP POST, as a JSON object with `epoch` (the first is 0) and the values.
 
     JSON has no numbers for NaN and infinities: they are sent as null. A server that cannot be reached, does not answer
-    within 10 seconds or refuses is a warning; training goes on.
+    within 10 seconds or refuses is a warning; training goes on. A run that goes on (`BackupAndRestore`) sends epochs
+    behind its last checkpoint once more, with the same values.
 
     Args:
         root: the server's URL.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ import numpy as np
 from epochal.callbacks.base import Callback, Logs
 from epochal.layers.base import tracked
 
+_SIDE = 1e-12 * 1.1 ** np.arange(775)
+_BINS = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])  # of histograms: TensorFlow's
+
 
 class TensorBoard(Callback):
     """Writes what `tensorboard --logdir=logs` shows, with Keras's runs and tags. Needs `epochal[tensorboard]`.
@@ -19,6 +26,10 @@ class TensorBoard(Callback):
     In the run `train`, at each epoch's index: `epoch_loss`, `epoch_<metric>`, `epoch_learning_rate`; at each batch that
     is due, counted from 1: `batch_loss`, `batch_<metric>`. In the run `validation`: the same values of the validation,
     and `evaluation_<name>_vs_iterations` at the optimizer's iteration.
+
+    All of it is on disk when a hook returns. A run that goes on (`BackupAndRestore`) goes on in a new file beside the
+    old one, from which the values behind the checkpoint are cut off: each step has one value, as if nothing had
+    happened. In another `log_dir` it goes on alone.
 
     Args:
         log_dir: the folder; the runs are folders in it.
@@ -37,6 +48,8 @@ class TensorBoard(Callback):
         ValueError: an argument out of its range.
     """
 
+    _COUNTS = ("_batches", "_epoch_start_batches", "_epoch_iterations")
+
     def __init__(
         self,
         log_dir: str | Path = "logs",
@@ -49,7 +62,7 @@ class TensorBoard(Callback):
         embeddings_freq: Any = 0,
         embeddings_metadata: Any = None,
     ):
-        self._make_writer = _writer_class()
+        _import_tensorboardX()
         if embeddings_freq or embeddings_metadata is not None:
             raise ValueError("embeddings_freq is not supported: expected 0, and embeddings_metadata=None.")
         if not _is_count(histogram_freq, least=0):
@@ -62,7 +75,8 @@ class TensorBoard(Callback):
         self.write_steps_per_second = write_steps_per_second
         self._every = 1 if update_freq == "batch" else 0 if update_freq == "epoch" else int(update_freq)
         self._first, self._last = _span(profile_batch)
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, _EventFile] = {}
+        self._begin_files()
         self._batches = self._epoch_start_batches = 0  # of training, since it began
         self._epoch_iterations = 0
         self._epoch_start = self._batch_start = 0.0
@@ -74,15 +88,37 @@ class TensorBoard(Callback):
 
     # -- hooks
 
+    def _begin_files(self) -> None:
+        """From here on files of other names are written."""
+        self._run, self._part = uuid.uuid4().hex[:8], 0
+        self._sizes: dict[str, dict[str, int]] = {}  # of the files that a run that goes on has written before, by run
+
     def state_dict(self) -> dict[str, Any]:
-        names = ("_batches", "_epoch_start_batches", "_epoch_iterations")
-        return {name: getattr(self, name) for name in names}
+        sizes = {run: dict(files) for run, files in self._sizes.items()}
+        for run, writer in self._writers.items():
+            sizes.setdefault(run, {})[writer.path.name] = writer.path.stat().st_size
+        seconds = time.perf_counter() - self._epoch_start
+        kept = {"run": self._run, "part": self._part, "sizes": sizes, "epoch_seconds": seconds}
+        return {**kept, **{name: getattr(self, name) for name in self._COUNTS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: state[name] for name in self._COUNTS})
+        self._epoch_start = time.perf_counter() - state["epoch_seconds"]
+        self._run, self._part, self._sizes = state["run"], state["part"], {}
+        if not re.fullmatch("[0-9a-f]{8}", self._run):  # it decides which files are cut
+            raise ValueError(f"Expected eight hexadecimal digits that name files of TensorBoard, got {self._run!r}.")
+        for path in Path(self.log_dir).glob(f"*/events.*.{self._run}.*"):
+            size = state["sizes"].get(path.parent.name, {}).get(path.name)
+            if size is None:  # begun behind the checkpoint
+                path.unlink()
+                continue
+            if path.stat().st_size > size:
+                os.truncate(path, size)
+            self._sizes.setdefault(path.parent.name, {})[path.name] = size
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._batches, self._trains = 0, True
+        self._begin_files()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch_start_batches, self._epoch_start = self._batches, time.perf_counter()
@@ -135,29 +171,32 @@ class TensorBoard(Callback):
 
     # -- writing
 
-    def _writer(self, run: str) -> Any:
-        """The writer of a run; made at first use, so that no empty files appear."""
+    def _writer(self, run: str) -> _EventFile:
+        """The file of a run; made at first use, so that no empty files appear."""
         if run not in self._writers:
-            self._writers[run] = self._make_writer(str(Path(self.log_dir) / run))
+            self._part += 1
+            self._writers[run] = _EventFile(Path(self.log_dir) / run, f"{self._run}.{self._part:04d}")
         return self._writers[run]
 
     def _write(self, run: str, values: Logs, step: int) -> None:
-        """Scalars of a run, on disk at once. Values that are no scalars are left out."""
-        scalars = {name: value for name, value in values.items() if np.ndim(value) == 0}
-        if not scalars:
-            return
-        for name, value in scalars.items():
-            self._writer(run).add_scalar(name, float(value), step)
-        self._writer(run).flush()
+        """Scalars of a run. Values that are no scalars are left out."""
+        from tensorboardX import summary
+
+        scalars = [summary.scalar(name, float(value)) for name, value in values.items() if np.ndim(value) == 0]
+        if scalars:
+            self._writer(run).add(scalars, step)
 
     def _write_weights(self, epoch: int) -> None:
+        from tensorboardX import summary
+
+        found = []
         for weight in tracked(self.model):
             name, values = f"{self.model.name}/{weight.path}", np.asarray(weight.variable.get_value())
-            self._writer("train").add_histogram(f"{name}/histogram", values, epoch)
+            found.append(summary.histogram(f"{name}/histogram", values, _BINS))
             image = _image(values) if self.write_images else None
             if image is not None:
-                self._writer("train").add_images(f"{name}/image", image, epoch, dataformats="NHWC")
-        self._writer("train").flush()
+                found.append(summary.image(f"{name}/image", image, dataformats="NHWC"))
+        self._writer("train").add(found, epoch)
 
     def _end_profile(self) -> None:
         self._profiling = False
@@ -172,12 +211,45 @@ class TensorBoard(Callback):
         self._writers = {}
 
 
-def _writer_class() -> Any:
+class _EventFile:
+    """Events in a file of their own.
+
+    tensorboardX's own writer puts them into a queue: what a process that is killed had there is lost.
+
+    Args:
+        folder: made where it is missing.
+        name: the end of the file's name; files are read in the order of their names.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{name}"
+        self._records, self._event = RecordWriter(str(self.path)), Event
+        self._put(file_version="brain.Event:2")
+        self._records.flush()
+
+    def _put(self, **event: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **event).SerializeToString())
+
+    def add(self, summaries: list[Any], step: int) -> None:
+        """Writes them, each at this step; they are on disk then."""
+        for summary in summaries:
+            self._put(step=step, summary=summary)
+        self._records.flush()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._records.close()
+
+
+def _import_tensorboardX() -> None:
     try:
-        from tensorboardX import SummaryWriter
+        import tensorboardX  # noqa: F401
     except ImportError as error:
         raise ImportError("TensorBoard needs the package tensorboardX: pip install 'epochal[tensorboard]'") from error
-    return SummaryWriter
 
 
 def _is_count(value: Any, least: int) -> bool:
