@@ -9,9 +9,12 @@ needed: the step is built and compiled, then RLIMIT_AS is set to what the proces
 predicted to need beyond its arguments, and it runs. The least share that suffices is bisected.
 
 limits: RLIMIT_AS is set to what the process has plus 600 MB. The planner finds `max_batch_size` (steps are compiled,
-not timed). A process of its own with as much trains with it, by `fit(micro_batch_size=None)`, so that nothing is cut.
-1.3 times as much is to be refused there before it runs; and to fail in a third one, where the prediction is set aside
-(EPOCHAL_MEMORY_LIMIT=1TB) and the reserve is not there: it has 0.9 times the space (`memory.SHARE`).
+not timed), and the process trains with it, by `fit(micro_batch_size=None)`, so that nothing is cut. Then 1.3 times as
+much: it is to be refused before it runs; and to run out of memory where it is tried all the same, with the prediction
+set aside (EPOCHAL_MEMORY_LIMIT=1TB). Both batches are also tried in processes of their own, which have as much space
+and have not planned.
+
+A row that is not run again stays in RESULTS-memory.md, and so does what is written there after the tables.
 """
 
 from __future__ import annotations
@@ -37,6 +40,10 @@ LIMIT = 600 * 10**6
 # Examples for the second table: a little more than 1.3 times the batch that fits.
 ROWS = {"mlp": 36_000, "cnn": 4000, "batchnorm_cnn": 800, "lstm": 2600, "transformer": 1800, "embedding": 34_000}
 FAILED = 3
+HEADS = {
+    "needed": "| step | batch | predicted | least that it ran in | predicted / needed |",
+    "limits": "| model | max_batch_size | trains | and alone | 1.3 times | is refused | fails | alone it |",
+}
 
 
 def main() -> None:
@@ -44,63 +51,53 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--tables", nargs="+", choices=("needed", "limits"), default=("needed", "limits"))
     options = parser.parse_args()
-    tables: list[str] = []
     with tempfile.TemporaryDirectory() as cache:
-        if "needed" in options.tables:
-            tables.append(needed_table(options.families, cache))
-        if "limits" in options.tables:
-            tables.append(limits_table(options.families, cache))
-    RESULTS.write_text("# Memory of a training step, Adam\n\n" + "\n".join(tables))
+        for table in options.tables:
+            for family in options.families:
+                row = {"needed": needed_row, "limits": limits_row}[table](family, cache)
+                print(row, flush=True)
+                write_row(HEADS[table], family, row)
 
 
-def needed_table(families: Any, cache: str) -> str:
+def write_row(head: str, family: str, row: str) -> None:
+    """Puts a family's row into the table with this head, in place of the one that it had."""
+    lines = RESULTS.read_text().split("\n")
+    start = lines.index(head) + 2
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    rows = {line.split(" | ")[0].strip("| "): line for line in lines[start:end]} | {family: row}
+    lines[start:end] = [rows[name] for name in FAMILIES if name in rows]
+    RESULTS.write_text("\n".join(lines))
+
+
+def needed_row(family: str, cache: str) -> str:
     """Predicted bytes against the least that a step ran in."""
-    rows = ["| step | batch | predicted | least that it ran in | predicted / needed |", "|---|---|---|---|---|"]
-    for family in families:
-        predicted, least = bisected(family, cache)
-        sizes = f"{predicted / 1e6:.1f} MB | {least / 1e6:.1f} MB | {predicted / least:.3f}"
-        rows.append(f"| {family} | {SIZES.get(family, 1024)} | {sizes} |")
-        print(rows[-1], flush=True)
-    text = """\
-Predicted bytes (`memory.program_bytes`) against the least address space beyond what the process has that the step
-runs in, bisected to within 1 %. Smaller steps may need less, since the process holds some free memory (an embedding
-with batches of 1024: 0.83 of what is predicted).
-"""
-    return "\n".join([text, *rows, ""])
+    predicted, least = bisected(family, cache)
+    sizes = f"{predicted / 1e6:.1f} MB | {least / 1e6:.1f} MB | {predicted / least:.3f}"
+    return f"| {family} | {SIZES.get(family, 1024)} | {sizes} |"
 
 
-def limits_table(families: Any, cache: str) -> str:
+def limits_row(family: str, cache: str) -> str:
     """Whether the largest batch that is said to fit trains, and 1.3 times as much does not."""
-    rows = ["| model | max_batch_size | trains | 1.3 times | is refused | fails |", "|---|---|---|---|---|---|"]
-    for family in families:
-        found = limits(family, cache)
-        words = ["yes" if found[name] else "NO" for name in ("trains", "refused", "fails")]
-        rows.append(f"| {family} | {found['most']} | {words[0]} | {found['more']} | {words[1]} | {words[2]} |")
-        print(rows[-1], flush=True)
-    text = f"""\
-`max_batch_size` under {LIMIT // 10**6} MB of address space beyond what the process has, and 1.3 times as much, not
-cut: whether the former trains; whether the latter is refused; and whether it fails where it is tried all the same, in
-0.9 times the space.
-
-What is said to fit has slack on purpose: the planner keeps a tenth (`memory.SHARE`), predicts up to 15 % too much,
-and what compiling took is not free. With all of the space 1.3 times its answer still ran in an earlier run of all
-six, so for a user "does not fit" means: fit refuses it.
-"""
-    return "\n".join([text, *rows, ""])
+    found = limits(family, cache)
+    words = ["yes" if found[name] else "NO" for name in ("trains", "trains alone", "refused", "fails")]
+    sizes = f"{found['most']} | {words[0]} | {words[1]} | {found['more']} | {words[2]} | {words[3]}"
+    return f"| {family} | {sizes} | {found['alone']} |"
 
 
 def limits(family: str, cache: str, limit: int = LIMIT) -> dict[str, Any]:
-    """`most`: the planner's `max_batch_size`, and whether it `trains`; `more`: 1.3 times that, whether it is `refused`
-    before it runs, and whether it `fails` where it is tried all the same."""
-    most = int(child(cache, "plan", family, limit)[1][0])
-    more = -(-13 * most // 10)
-    refused, told = child(cache, "fit", family, limit, more, 0)
+    """`most`: the planner's `max_batch_size`; whether it `trains` in the process that planned, and `trains alone`, in
+    one of its own; `more`: 1.3 times that, whether it is `refused` before it runs, whether it `fails` where it is tried
+    all the same, and what it does `alone`: it is refused, runs out of memory, or trains."""
+    code, words = child(cache, "limits", family, limit)
+    most, more = int(words[0]), int(words[1])
     return {
         "most": most,
-        "trains": child(cache, "fit", family, limit, most, 0)[0] == 0,
         "more": more,
-        "refused": refused == FAILED and told == ["refused"],
-        "fails": child(cache, "fit", family, int(0.9 * limit), more, 1)[0] == FAILED,
+        "trains": words[2:3] == ["trains"],
+        "refused": words[3:4] == ["refused"],
+        "fails": words[4:5] == ["fails"] or (code == FAILED and len(words) == 4),
+        "trains alone": child(cache, "fit", family, limit, most)[1] == ["trains"],
+        "alone": " ".join(child(cache, "fit", family, limit, more)[1]) or "fails",
     }
 
 
@@ -109,12 +106,13 @@ def child(cache: str, *arguments: Any) -> tuple[int, list[str]]:
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     environment = {**os.environ, "EPOCHAL_CACHE": cache}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    print(*arguments, "→", ended.returncode, *ended.stderr.split("\n")[-2:-1], file=sys.stderr)
+    words = ended.stdout.split()
+    print(*arguments, "→", ended.returncode, *words, *ended.stderr.split("\n")[-2:-1], file=sys.stderr)
     if ended.returncode == -signal.SIGABRT and "std::bad_alloc" in ended.stderr:  # a small block found no room
-        return FAILED, ended.stdout.split()
+        return FAILED, words
     if ended.returncode not in (0, FAILED):
         raise RuntimeError(f"{arguments}: {ended.returncode}\n{ended.stderr}")
-    return ended.returncode, ended.stdout.split()
+    return ended.returncode, words
 
 
 def warmed(family: str, n: int) -> tuple[Any, Any, Any]:
@@ -137,35 +135,52 @@ def limit_address_space(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, resource.RLIM_INFINITY))
 
 
-def run_plan(family: str, limit: int) -> None:
-    """Prints the largest batch that is said to fit into so many bytes more than the process has."""
+def planned(model: Any, x: Any, y: Any) -> int:
+    """The largest batch that is said to fit."""
     from epochal import sources
     from epochal import trial as trials
     from epochal.batch_plan import max_batch_size
 
-    model, x, y = warmed(family, ROWS[family])
-    limit_address_space(limit)
     trial = trials.Trial(model._training, sources.as_examples(x, y, method="plan"), None, 0, time.perf_counter)
     trial._time = lambda sizes, seconds: None
     trial._seconds = {1: 1.0}  # this is about memory
-    trial.time_sizes(None, None, 300, None)
+    trials.SIZES = (32, 128, 512, 1024)  # about as many as a plan of a minute compiles
+    trial.time_sizes(None, None, 3600, None)
     most = max_batch_size(trial.measurements(None))
     if 1.3 * most > len(x):
         raise RuntimeError(f"{most} of {len(x)} examples fit: take more of them.")
-    print(most)
+    return most
 
 
-def run_fit(family: str, limit: int, batch_size: int, aside: int) -> None:
-    """One step with a batch size, in so many bytes more than the process has; with the prediction set aside or not."""
+def tried(model: Any, x: Any, y: Any, batch_size: int) -> str:
+    """What a fit of an epoch does: it "trains", is "refused", or "fails" for want of memory."""
+    try:
+        model.fit(x, y, batch_size=batch_size, verbose=0)
+    except MemoryError as error:
+        return "refused" if "forbids to cut it. A batch of" in str(error) else "fails"
+    return "trains"
+
+
+def run_limits(family: str, limit: int) -> None:
+    """Plans in so many bytes more than the process has, and tries what is said to fit and 1.3 times as much."""
     model, x, y = warmed(family, ROWS[family])
     limit_address_space(limit)
-    if aside:
-        os.environ["EPOCHAL_MEMORY_LIMIT"] = "1TB"
-    try:
-        model.fit(x, y, batch_size=batch_size, steps_per_epoch=1, verbose=0)
-    except MemoryError as error:
-        print("refused" if "forbids to cut it. A batch of" in str(error) else "failed", flush=True)
-        os._exit(FAILED)
+    most = planned(model, x, y)
+    more = -(-13 * most // 10)
+    print(most, more, flush=True)
+    for batch_size in (most, more):
+        print(tried(model, x, y, batch_size), flush=True)
+        time.sleep(2)  # what a run has worked in goes back to the kernel a moment after its end
+    os.environ["EPOCHAL_MEMORY_LIMIT"] = "1TB"
+    print(tried(model, x, y, more), flush=True)
+    os._exit(0)
+
+
+def run_fit(family: str, limit: int, batch_size: int) -> None:
+    """One epoch with a batch size, in so many bytes more than the process has."""
+    model, x, y = warmed(family, ROWS[family])
+    limit_address_space(limit)
+    print(tried(model, x, y, batch_size), flush=True)
     os._exit(0)
 
 
@@ -251,8 +266,8 @@ def _normal(rng: Any, n: int, shape: tuple[int, ...]) -> Any:
 if __name__ == "__main__":
     if sys.argv[1:3] == ["--child", "needed"]:
         run_step(sys.argv[3], float(sys.argv[4]))
-    elif sys.argv[1:3] == ["--child", "plan"]:
-        run_plan(sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:3] == ["--child", "limits"]:
+        run_limits(sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1:3] == ["--child", "fit"]:
         run_fit(sys.argv[3], *map(int, sys.argv[4:]))
     else:

@@ -14,6 +14,8 @@ import pytest
 from data import diabetes, digits
 
 import epochal as keras
+from epochal import memory
+from epochal import micro as pieces
 from epochal.array_feed import ArrayFeed
 from epochal.runners import TrainRunner
 from epochal.sources import as_examples
@@ -395,6 +397,38 @@ def test_running_out_of_memory_loses_no_step(monkeypatch: Any, capsys: Any) -> N
     assert said.count("A batch of 20 examples does not fit into the memory (RESOURCE_EXHAUSTED") == 1
     assert said.count("it is run in micro-batches of 5, with the same result") == 1
     assert found[0][0].optimizer.iterations == 4
+
+
+def test_a_step_near_the_limit_runs_alone_and_a_second_time_if_the_one_before_still_has_its_memory(
+    monkeypatch: Any, capsys: Any
+) -> None:
+    x, y = diabetes(40)
+    real, failed, steps = TrainRunner._update, [], []
+
+    def late(self: Any, executable: Any, state: Any, block: Any, tally: Any, first: int, last: int) -> Any:
+        steps.append(last - first)
+        if len(steps) == 3:
+            failed.append(True)
+            raise jax.errors.JaxRuntimeError(
+                "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes."
+            )
+        return real(self, executable, state, block, tally, first, last)
+
+    found = []
+    for near in (True, False):
+        model = line(loss="mse")
+        with monkeypatch.context() as patch:
+            if near:
+                patch.setattr(pieces, "LAG", 0)
+                patch.setattr(TrainRunner, "_update", late)
+                patch.setattr(memory, "limit", lambda **given: memory.Limit(3000, "the test"))
+                patch.setattr(memory, "step_bytes", lambda *given: 2000)  # more than half
+            history = model.fit(x, y[:, None], batch_size=10, epochs=2, verbose=2, shuffle=False)
+        found.append((model, history, {"loss": 0.0}))
+    assert_same(*found)
+    assert failed == [True]
+    assert steps == [1] * 9  # 8 steps, one of them twice
+    assert "does not fit" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

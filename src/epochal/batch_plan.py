@@ -304,8 +304,13 @@ def memory_of(measured: Mapping[int, int], m: int) -> int | None:
 
 
 def max_batch_size(found: Measurements) -> int:
-    """The largest m ≤ n with memory(m) within the limit; 1 where none is."""
-    return largest_within(found.bytes, found.limit.bytes, found.n)
+    """The largest m ≤ n with memory(m) within the limit; 1 where none is.
+
+    Where one at most an eighth smaller was compiled, it is that one: it is known to fit, and its program is there.
+    """
+    most = largest_within(found.bytes, found.limit.bytes, found.n)
+    compiled = max((m for m in found.bytes if m <= most), default=0)
+    return compiled if most < found.n and most - compiled <= most // 8 else most
 
 
 def largest_within(measured: Mapping[int, int], limit: int, n: int) -> int:

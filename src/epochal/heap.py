@@ -70,6 +70,34 @@ def pause() -> None:
             _keeping = False
 
 
+class _Usage(ctypes.Structure):
+    """`struct mallinfo2`, see mallinfo(3)."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks")),
+        *((name, ctypes.c_size_t) for name in ("uordblks", "fordblks", "keepcost")),
+    )
+
+
+def room() -> int:
+    """Bytes that are free in the heap, and that the process has all the same: blocks below 32 MiB may find room there.
+
+    Elsewhere than on glibc 2.33 or later they are not known and 0.
+    """
+    if _library is None or not hasattr(_library, "mallinfo2"):
+        return 0
+    usage = _library.mallinfo2
+    usage.restype = _Usage
+    return usage().fordblks
+
+
+def give_back() -> None:
+    """Gives the kernel what is free and can be given back, so that it counts as free."""
+    if _library is not None:
+        with _lock:
+            _library.malloc_trim(0)
+
+
 def _let_go() -> None:
     """Gives the kernel what is free, when no program needs it any more."""
     global _keeping

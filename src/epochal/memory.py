@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from epochal import heap
+
 VARIABLE = "EPOCHAL_MEMORY_LIMIT"
 # Of what is free, this part is planned with: the rest is for what other threads and programs take meanwhile, and for
 # compiling, which needs some tens of megabytes itself.
@@ -58,20 +60,29 @@ def program_bytes(compiled: Any, platform: str | None = None) -> int:
     return int(reported * CALIBRATION.get(platform or jax.default_backend(), _ELSEWHERE))
 
 
+def step_bytes(compiled: Any, state: Any) -> int:
+    """Bytes that the first run of a training step needs: the program's, and on a CPU those of the copy of `state` that
+    is put back if the memory turns out not to suffice."""
+    return program_bytes(compiled) + (tree_bytes(state) if jax.default_backend() == "cpu" else 0)
+
+
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays (or shapes) in a pytree."""
     return sum(int(leaf.size) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def limit(given: Any = None, *, held: int = 0, root: Path = Path("/")) -> Limit:
+def limit(given: Any = None, *, held: int = 0, copied: int = 0, root: Path = Path("/")) -> Limit:
     """How many bytes training may take in all.
 
     The first of: `given`; the environment's EPOCHAL_MEMORY_LIMIT; what the device says of itself; the least that the
-    control group (versions 1 and 2), RLIMIT_AS and the machine (MemAvailable) leave. Of the last two kinds 0.9 times.
+    control group (versions 1 and 2), RLIMIT_AS and the machine (MemAvailable) leave. Of what the last two kinds leave,
+    0.9 times; what is there already needs no reserve.
 
     Args:
         given: bytes, or text such as "600MB" and "2GiB"; None looks for it.
-        held: bytes of arrays that are there already and count as training's: what is free is so much less.
+        held: bytes of arrays that are there already and count as training's.
+        copied: bytes of small arrays that training makes. As far as the C library's heap has room for them, they need
+            no further address space.
         root: of the file system that /proc and /sys are looked for in.
 
     Raises:
@@ -82,11 +93,11 @@ def limit(given: Any = None, *, held: int = 0, root: Path = Path("/")) -> Limit:
     if os.environ.get(VARIABLE):
         return Limit(parsed(os.environ[VARIABLE], VARIABLE), VARIABLE)
     on_device = _device_free()
-    found = list(_free(root)) if on_device is None else [(on_device, "the device's memory")]
+    found = list(_free(root, copied)) if on_device is None else [(on_device, "the device's memory")]
     if not found:
         return Limit(sys.maxsize, "no limit is known on this machine")
     free, source = min(found)
-    return Limit(int(SHARE * (max(free, 0) + held)), source)
+    return Limit(int(SHARE * max(free, 0)) + held, source)
 
 
 def parsed(given: Any, name: str) -> int:
@@ -114,6 +125,11 @@ def shown(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+def is_lacking(error: Exception) -> bool:
+    """Whether a program failed for want of memory: on a CPU the error of one that others wait for has another code."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory allocating" in str(error)
+
+
 def _device_free() -> int | None:
     """What the device's allocator may still hand out; None on devices that do not say, like CPUs."""
     stats = jax.local_devices()[0].memory_stats()
@@ -122,12 +138,12 @@ def _device_free() -> int | None:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
 
 
-def _free(root: Path) -> Iterator[tuple[int, str]]:
+def _free(root: Path, copied: int) -> Iterator[tuple[int, str]]:
     """Bytes that the host leaves, by whatever limits it."""
     status = _fields(root / "proc/self/status")
     address_space = _address_space_limit()
     if address_space is not None and "VmSize" in status:
-        yield address_space - status["VmSize"], "RLIMIT_AS (ulimit -v)"
+        yield address_space - status["VmSize"] + min(copied, heap.room()), "RLIMIT_AS (ulimit -v)"
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable" in machine:
         yield machine["MemAvailable"], "the machine's available memory"

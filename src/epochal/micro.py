@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from epochal import memory
+from epochal import heap, memory
 from epochal.display import Display
 from epochal.feed import Block
 from epochal.objective import Tally
@@ -19,6 +20,7 @@ from epochal.step import Steps
 from epochal.sums import WholeOnly
 
 Runner = TrainRunner | TestRunner
+LAG = 0.5  # seconds in which a run that has ended gives back what it worked in
 
 
 class Lack(NamedTuple):
@@ -81,16 +83,20 @@ def run(
     Raises:
         MemoryError: not even one example at a time fits, or batches cannot be cut. The model is as before the steps.
     """
-    rows, (first, last) = block.order.shape[1], span
+    rows, (first, last), again = block.order.shape[1], span, False
     while first < last:
         ahead = last - first if executable.trusted else 1
         try:
             tally = whole(runner.run, executable, block, tally, first, first + ahead)
-            first += ahead
+            first, again = first + ahead, False
             continue
         except jax.errors.JaxRuntimeError as error:
-            if executable.trusted or "RESOURCE_EXHAUSTED" not in str(error):
+            if executable.trusted or not memory.is_lacking(error):
                 raise
+            if executable.proven and not again:  # what the run before took may not be free yet
+                again = True
+                time.sleep(LAG)
+                continue
             lack = Lack(f"{_piece(runner, rows)} does not fit into the memory ({str(error).splitlines()[0]})", 2)
             try:
                 if runner.steps.micro_batch_size is None:
@@ -153,7 +159,7 @@ def predicted(steps: Steps, x: Any, display: Display, executable: Executable | N
                 jax.block_until_ready(found)
                 executable.proven = True
         except jax.errors.JaxRuntimeError as error:
-            if executable.trusted or "RESOURCE_EXHAUSTED" not in str(error):
+            if executable.trusted or not memory.is_lacking(error):
                 raise
             first = first or f"{_named(rows)} does not fit into the memory ({str(error).splitlines()[0]})"
             if steps.parts.stateful or (width or rows) == 1:
@@ -197,17 +203,25 @@ def _executable(program: Program, kind: str, arguments: tuple, display: Display)
 
 def _lack(runner: Runner, executable: Executable, block: Block, tally: Tally) -> Lack | None:
     """What memory is missing, as far as that is known before a run."""
-    return _missing(executable, runner.arguments(block, tally), _piece(runner, block.order.shape[1]))
+    what, state = _piece(runner, block.order.shape[1]), runner.state() if isinstance(runner, TrainRunner) else ()
+    return _missing(executable, runner.arguments(block, tally), what, state)
 
 
-def _missing(executable: Executable, arguments: tuple, what: str) -> Lack | None:
+def _missing(executable: Executable, arguments: tuple, what: str, state: Any = ()) -> Lack | None:
+    """What is missing to run a program that nothing is known of, and for a copy of `state` beside it."""
     analysis = getattr(executable.function, "memory_analysis", None)
     if executable.proven or analysis is None:
         return None
-    needed = memory.program_bytes(executable.function)
-    limit = memory.limit(held=memory.tree_bytes(arguments))
+    needed = memory.step_bytes(executable.function, state)
+    held, copied = memory.tree_bytes(arguments), memory.tree_bytes(state)
+    limit = memory.limit(held=held, copied=copied)
+    if needed > limit.bytes:  # what compiling has left in the heap may count as taken
+        heap.give_back()
+        limit = memory.limit(held=held, copied=copied)
     if needed > limit.bytes / 4:
         executable.keeps = False  # blocks of other sizes might not find room beside those that are kept
+    # On a CPU a run takes its memory when it is dispatched, also where the one before it is still under way.
+    executable.tight = needed > limit.bytes / 2 and jax.default_backend() == "cpu"
     if needed <= limit.bytes:
         return None
     amounts = f"{memory.shown(needed)}, more than {memory.shown(limit.bytes)} ({limit.source})"

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal import memory, micro, sources
+from epochal import heap, memory, micro, sources
 from epochal.arguments import check_labels
 from epochal.array_feed import ArrayFeed
 from epochal.batch_plan import Measurements, duration, largest_within, memory_of
@@ -42,6 +42,8 @@ ROUNDS = 10
 TIMED = 0.1  # seconds after which no further round begins, whatever little time there is
 LOOKS = tuple(2**k for k in range(12))  # updates of the trial training after which the noise is looked at
 SETTLED = 32  # updates after which the trial may end
+FOR_FIT = 0.96  # of the memory that was found: the data of a fit may take some again, and so do compiled programs
+NEARLY = 0.99  # of that, for the largest size, since compiling it takes some
 LISTENED = 0.5  # seconds that this may take, whatever little time there is
 FORWARD = 1 / 3  # of the seconds per example in training, without the gradient
 FALLING = 0.2  # of what the loss has fallen by in all, which twice as many updates must add
@@ -130,8 +132,7 @@ class Trial:
         Raises:
             ValueError: not even a step with one example fits into memory.
         """
-        held = memory.tree_bytes((self._state(copied=False), self._examples.x))
-        self._limit = memory.limit(memory_limit, held=held)
+        self._limit = self._left(memory_limit)
         for m in self._wanted(asked):
             if self._enough(max_seconds):
                 break
@@ -139,8 +140,7 @@ class Trial:
                 self._compile(m)
                 if epochs is not None and len(self._feeds) == 1 and self._bytes.get(m, 0) <= self._limit.bytes:
                     max_seconds = self._worth(m, epochs, max_seconds)
-        self._bracket_largest(max_seconds)
-        self._limit = min(self._limit, memory.limit(memory_limit, held=held))  # compiling took some of it
+        self._bracket_largest(memory_limit, max_seconds)
         fitting = [m for m in self._feeds if self._bytes.get(m, 0) <= self._limit.bytes]
         if not fitting:
             self._compile(1)
@@ -152,6 +152,15 @@ class Trial:
             fitting = [1]
         self._time(fitting, max(0.2 * max_seconds, TIMED))
         return max_seconds
+
+    def _left(self, memory_limit: Any) -> memory.Limit:
+        """What a fit would have now: what compiling took of the address space is not free again."""
+        heap.give_back()
+        examples = self._examples
+        held = (self._state(copied=False), self._copies, examples.x, examples.y, examples.weight)
+        found = memory.limit(memory_limit, held=memory.tree_bytes(held))
+        told = memory_limit is not None or found.source == memory.VARIABLE
+        return found if told else memory.Limit(int(FOR_FIT * found.bytes), found.source)
 
     def _enough(self, max_seconds: float) -> bool:
         """Whether as many sizes are compiled as there is time for."""
@@ -211,28 +220,30 @@ class Trial:
         executable = runner.program.executable(*runner.arguments(block, runner.start(block)))
         self._feeds[m] = feed, runner, block, executable
         if hasattr(executable.function, "memory_analysis"):
-            self._bytes[m] = memory.program_bytes(executable.function)
+            self._bytes[m] = memory.step_bytes(executable.function, self._copies)
 
-    def _bracket_largest(self, max_seconds: float) -> None:
+    def _bracket_largest(self, memory_limit: Any, max_seconds: float) -> None:
         """Finds the largest size that fits, by compiling: bytes are straight in m but for some bends.
 
         It lies between a size that is known to fit and one that is known not to. What the line through those says is
         compiled, or the next sixteenth above, until they are that near, or until the need for all examples is far from
-        the limit.
+        the limit. A size is compiled that needs nearly as much as there is, so that a fit with it finds its program:
+        compiling may take more memory than is kept in reserve.
         """
-        most, limit = self._examples.n, self._limit.bytes
-        if not self._bytes or self.n > most:
-            return
-        while self.elapsed < 0.6 * max_seconds:
+        most = self._examples.n
+        while True:
+            self._limit = min(self._limit, self._left(memory_limit))
+            limit = self._limit.bytes
+            if not self._bytes or self.n > most or self.elapsed >= 0.6 * max_seconds:
+                return
             fitting = max((m for m, size in self._bytes.items() if size <= limit), default=0)
             failing = min((m for m, size in self._bytes.items() if size > limit), default=most + 1)
-            near = max(fitting // 16, 1)
-            if failing - fitting <= near:
+            if failing > most and 4 * (memory_of(self._bytes, most) or 0) < limit:
                 return
-            needed = memory_of(self._bytes, most) or 0
-            if failing > most and 4 * needed < limit:
+            near, guess = max(fitting // 16, 1), largest_within(self._bytes, int(NEARLY * limit), most)
+            between = failing - fitting - 1
+            if between < near and (between == 0 or guess - fitting <= near // 4):
                 return
-            guess = largest_within(self._bytes, limit, most)
             self._compile(min(guess if guess > fitting else fitting + near, failing - 1))
 
     def _called(self, m: int, count: int) -> float:
@@ -266,7 +277,7 @@ class Trial:
             try:
                 calls += [(m, count) for count in self._worth_a_slice(m)]
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or not calls:
+                if not memory.is_lacking(error) or not calls:
                     raise
                 self._found_not_to_fit(m)
                 self._copies = self._state(copied=True)  # the ones before were donated
