@@ -608,6 +608,17 @@ def test_one_in_two_batches_hold_the_true_noise_scale_in_90_of_100_seeds(h: np.n
     assert within >= 90
 
 
+@pytest.mark.parametrize("steps", [1, 6, 57, 501, 5000])
+def test_of_small_models_about_one_in_500_batches_is_heard_however_few_an_epoch_has(steps: int) -> None:
+    callback, heard = keras.callbacks.NoiseScale(), 0.0
+    callback._feed, callback._parameters = type("Feed", (), {"steps": steps})(), 4810
+    for epoch in range(2000):
+        callback.on_epoch_begin(epoch)
+        one_in = callback.one_in(8)
+        heard += steps / one_in if one_in else 0
+    assert heard == pytest.approx(2000 * steps / 500, rel=0.1)
+
+
 def test_weights_are_the_same_bits_whoever_listens() -> None:
     x, y = digits(400)
     found = []

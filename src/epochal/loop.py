@@ -75,9 +75,9 @@ class Session:
 
     @property
     def one_in(self) -> Callable[[int], int] | None:
-        """Rows per piece -> in one of how many batches that are cut it is listened to; None where nobody asks."""
+        """Rows per piece -> in one of how many batches that are cut it is listened to, 0: in none; None: never."""
         asked = [listener.one_in for listener in self.listeners]
-        return (lambda width: min(ask(width) for ask in asked)) if asked else None
+        return (lambda width: min(filter(None, (ask(width) for ask in asked)), default=0)) if asked else None
 
     def begins(self, feed: Feed, epoch: int) -> bool:
         """Whether an epoch of the data has a batch, which is waited for."""
@@ -365,7 +365,7 @@ class Watch:
         self._session.display.pass_end(self._kind, self.done, self.examples)
         if self._kind == "train":
             for listener in self._session.listeners:
-                listener.hear(None if tally is None else tally.noise)
+                listener.hear(self._runner.width, None if tally is None else tally.noise)
         if self._backup is not None:
             self._backup.mark(self._here(logs=dict(logs), trained=True))
         return logs

@@ -27,7 +27,7 @@ class _Runner:
         width: rows that are run at once, of batches that are cut; None: all.
         how: they are cut; None: not at all.
         program: what is run.
-        one_in: rows per piece -> in one of how many batches that are cut the noise is listened to; None: none.
+        one_in: rows per piece -> in one of how many batches that are cut the noise is listened to, 0 in none.
     """
 
     kind = ""
@@ -70,9 +70,9 @@ class TrainRunner(_Runner):
     def start(self, block: Block) -> Tally:
         """The tally before any batch of blocks like this."""
         tally = self.steps.tally(block, self.state)
-        if self.one_in is None or self.steps.width_of(self.kind, block.order.shape[1]) is None:
-            return tally
-        return tally._replace(noise=np.zeros((2, 7), np.float32))
+        width = self.steps.width_of(self.kind, block.order.shape[1])
+        listens = self.one_in is not None and width is not None and self.one_in(width) > 0
+        return tally._replace(noise=np.zeros((2, 7), np.float32)) if listens else tally
 
     def restored(self, leaves: Sequence[Any], labels: Sequence[str], steps: int) -> Tally:
         """A tally from its arrays and the names of its values, behind so many batches."""

@@ -23,10 +23,9 @@ class NoiseScale(Callback):
 
     Batches that are run in micro-batches tell it without other gradients: each has those of its pieces and their mean,
     all at the same weights. Adding up squares takes its time, so of batches in pieces of k examples one in 400 / k is
-    listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update; with `every` given
-    all are. What they tell is put together at the end of an epoch, once as much was trained as pays for it: in each
-    where epochs take more than some ten milliseconds. Where it turns out in training that batches have to be cut, from
-    the next epoch on.
+    listened to (one in 50 with pieces of 8, all with pieces of 400), by the number of the update, and fewer where a
+    model is so small that its steps take microseconds, one in 500 at least; with `every` given all are. Where it turns
+    out in training that batches have to be cut, from the next epoch on.
     Of a whole batch only the mean of the gradients is computed. So where batches are whole, examples are
     drawn at random at the end of an epoch, and their gradients taken in groups, as `gradient_noise_scale` does.
 
@@ -51,7 +50,8 @@ class NoiseScale(Callback):
     KEPT = 5
     PIECE = 400  # examples; of batches in smaller pieces so many times fewer are listened to: benchmarks/noise_cost.py
     LEAST = 3  # batches that a measurement is made of, where they are cut
-    LIGHT = 5e7  # examples × parameters trained before such a measurement: 100 times what it costs, or more
+    LIGHT = 5e7  # examples × parameters trained in 100 times the 0.1 ms that a batch costs that is listened to, or more
+    RAREST = 500  # updates take that long too, of whatever model
     JUMP = 0.1
 
     def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
@@ -70,7 +70,9 @@ class NoiseScale(Callback):
         self.estimate: NoiseEstimate | None = None
         self._measured: list[Moments] = []
         self._sums = np.zeros(7)  # of batches that were too few yet
-        self._heard: Any = None  # of the last epoch, as of `Tally.noise`; None where its batches were not cut
+        self._epoch = 0
+        self._cut = False  # whether batches of the last epoch were
+        self._heard: Any = None  # in it, as of `Tally.noise`
         self._trained = 0  # examples since the last measurement
         self._rate = math.nan
         self._first: int | None = None
@@ -86,12 +88,13 @@ class NoiseScale(Callback):
     def state_dict(self) -> dict[str, Any]:
         sums = {"sums": self._sums.tolist(), "heard": None if self._heard is None else np.asarray(self._heard).tolist()}
         counts = {"rate": self._rate, "first": self._first, "trained": self._trained, "logged": self._logged}
+        counts["cut"] = self._cut
         return {"measured": [list(m) for m in self._measured], **sums, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._measured = [Moments(a, b, tuple(c), *counts) for a, b, c, *counts in state["measured"]]
         self._rate, self._first, self._trained = state["rate"], state["first"], state["trained"]
-        self._sums, self._heard = np.array(state["sums"]), state["heard"]
+        self._sums, self._heard, self._cut = np.array(state["sums"]), state["heard"], state["cut"]
         self._estimate()
         self._logged = tuple(state["logged"])
 
@@ -104,9 +107,8 @@ class NoiseScale(Callback):
         if self.estimate is None and self.every is None and self._first is not None:
             when = f"with {self._feed.n:,} examples the first measurement is within that after "
             when += f"{self.due_every(self.pause)} epochs. NoiseScale(every=1) measures in each."
-            if self._heard is not None:
-                when = f"of batches in such pieces it needs {self.LEAST} at least, of one in so many as {self.PIECE} / "
-                when += f"the piece's examples, in {self.due_every(self.pause_in_pieces)} epochs or more. "
+            if self._cut:
+                when = f"of batches in such pieces it listens to few, and needs {self.LEAST}. "
                 when += "NoiseScale(every=1) listens to all."
             warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
 
@@ -117,8 +119,8 @@ class NoiseScale(Callback):
             self._first = epoch
         self._trained += self._feed.per_epoch
         asked = self.every is not None and (epoch - self._first) % self.every == 0
-        if self._heard is not None:
-            if asked or self.every is None:
+        if self._cut:
+            if self._heard is not None and (asked or self.every is None):
                 self._take(np.asarray(self._heard))
         elif "train" in self._steps.most:  # the memory does not suffice for more
             pass
@@ -128,13 +130,32 @@ class NoiseScale(Callback):
         if logs is not None:
             logs["noise_scale"], logs["noise_scale_low"], logs["noise_scale_high"] = self._logged
 
-    def hear(self, noise: Any) -> None:
-        """Takes what an epoch's batches have told, as of `Tally.noise`; None where they were not cut."""
-        self._heard = noise
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch = epoch
+
+    def hear(self, width: int | None, noise: Any) -> None:
+        """Takes what an epoch's batches have told.
+
+        Args:
+            width: rows per piece; None where batches were not cut.
+            noise: as of `Tally.noise`; None where nobody listened.
+        """
+        self._cut, self._heard = width is not None, noise
 
     def one_in(self, width: int) -> int:
-        """To one in how many batches is listened, where they are run in pieces of so many examples."""
-        return 1 if self.every is not None else max(1, -(-self.PIECE // width))
+        """In this epoch, to one in how many batches is listened that are run in pieces of so many examples; 0: to none.
+
+        Epochs of few batches are listened to once in a while, for the sums that ride along cost each of them 0.05 ms.
+        """
+        if self.every is not None:
+            return 1
+        rare = self.rarity(width)
+        epochs = rare // max(1, self._feed.steps or 1)
+        return rare if epochs < 2 else self._feed.steps if self._epoch % epochs == epochs - 1 else 0
+
+    def rarity(self, width: int) -> int:
+        """To one in how many batches in pieces of so many examples is listened, taken over all epochs."""
+        return max(1, -(-self.PIECE // width), min(self.RAREST, math.ceil(self.LIGHT / (width * self._parameters))))
 
     @property
     def drawn(self) -> int:
@@ -146,13 +167,8 @@ class NoiseScale(Callback):
 
     @property
     def pause(self) -> float:
-        """How many examples are trained on before a measurement, where batches are whole."""
+        """How many examples are trained on before a measurement."""
         return self.COST * self.drawn / self.SHARE
-
-    @property
-    def pause_in_pieces(self) -> float:
-        """The same, where they are cut: then a measurement is worked out on the host alone, in less than 0.1 ms."""
-        return min(self.COST * 8 * self.GROUP / self.SHARE, self.LIGHT / self._parameters)
 
     def due_every(self, pause: float) -> int:
         """After how many epochs one is measured again."""
@@ -168,15 +184,15 @@ class NoiseScale(Callback):
 
     def _take(self, noise: np.ndarray) -> None:
         """Takes what the pieces of an epoch's batches tell."""
-        due = self.every is not None or self._trained >= self.pause_in_pieces
-        if due:
-            self._look()
+        if not noise[0, 0]:
+            return
+        self._look()
         sums = self._sums + noise[0] + noise[1]
         if math.isfinite(sums.sum()):  # else training is past saving, which others report
             self._sums = sums
-        if due and self._sums[0] >= self.LEAST:
+        if self._sums[0] >= self.LEAST:
             self._measured = [*self._measured, moments_of_batches(self._sums)][-self.KEPT :]
-            self._sums, self._trained = np.zeros(7), 0
+            self._sums = np.zeros(7)
             self._estimate()
 
     def _measure(self, epoch: int, drawn: int) -> None:

@@ -135,7 +135,7 @@ def speed(axes: Any, study: Any) -> None:
     axes.plot([row["batch_size"] for row in rows], thousands, color=TRAIN, marker="o", linewidth=1.4)
     axes.set_ylim(bottom=0)
     axis_of_sizes(axes, study.protocol.sizes, study.protocol.n)
-    _finish(axes, None, "thousand training examples per second")
+    _finish(axes, None, "thousand examples per second")
 
 
 def rates(axes: Any, study: Any) -> None:
@@ -173,7 +173,7 @@ def noise(axes: Any, study: Any) -> None:
         axes.plot(*zip(*shown, strict=True), "o", color=TRAIN, markersize=5, label="measured")
     axes.set_yscale("log")
     axis_of_sizes(axes, found["sizes"], study.protocol.n)
-    _finish(axes, None, "distance from the mean gradient (RMS)")
+    _finish(axes, None, "distance from the mean (RMS)")
 
 
 def cosines(axes: Any, study: Any) -> None:
@@ -199,7 +199,7 @@ def cosines(axes: Any, study: Any) -> None:
     )
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
     axis_of_sizes(axes, study.protocol.sizes, study.protocol.n)
-    _finish(axes, None, "cosine with the gradient of all examples")
+    _finish(axes, None, "cosine with the full gradient")
 
 
 def sharpness(axes: Any, study: Any) -> None:
