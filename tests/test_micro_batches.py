@@ -262,7 +262,7 @@ def test_one_program_runs_batches_of_all_sizes_in_pieces() -> None:
     ((block, _, _),) = ArrayFeed(examples, 60, False, 0, False).epoch(0)
     starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
     together = block._replace(
-        order=block.order.reshape(-1), sizes=sizes, passes=np.zeros(5, np.uint32), starts=jnp.asarray(starts)
+        order=block.order.reshape(1, -1), sizes=sizes, passes=np.zeros(5, np.uint32), starts=jnp.asarray(starts)
     )
     runner.cut(5)
     tally = runner.start(together)
