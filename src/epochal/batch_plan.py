@@ -21,7 +21,7 @@ from epochal.memory import Limit, shown
 
 SHOWN = (32, 64, 128, 256)  # sizes that people know, always among the table's rows
 _CROOKED = 0.15  # a line that is further off than this is not used
-_SLACK = 0.03  # a power of two is taken where it is within this of the best size
+_ALIKE = 0.1  # sizes whose times to a target differ by less are not told apart
 
 
 @dataclass(frozen=True)
@@ -346,9 +346,11 @@ def best_size(found: Measurements) -> float | None:
 
 
 def chosen(found: Measurements, largest: int) -> int:
-    """The size with the least cost: a power of two where that is as good, else a multiple of 8.
+    """The smallest power of two that costs hardly more than the best size; the best size where there is none.
 
-    Near its least value the cost is flat: a factor of √2 beside m* costs at most 3 %.
+    Near its least value the cost is flat: a factor of two beside m* costs at most an eighth, and B is not known better
+    than to such a factor. Of sizes that are not told apart the smallest needs the least memory and the fewest examples,
+    and suits targets best that are reached before the trial training ended, since the noise scale grows.
     """
     if found.batch_sizes is not None:
         fitting = [m for m in found.batch_sizes if m <= largest] or [min(found.batch_sizes)]
@@ -362,8 +364,7 @@ def chosen(found: Measurements, largest: int) -> int:
     powers = {2**k for k in range(top.bit_length()) if 2**k >= low} | ({top} if top == found.n else set())
     finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if max(low, 8) <= m <= top} | {top}
     best = min(sorted(finer), key=lambda m: cost(found, m))
-    power = min(sorted(powers), key=lambda m: cost(found, m))
-    return power if cost(found, power) <= (1 + _SLACK) * cost(found, best) else best
+    return min((m for m in powers if cost(found, m) <= (1 + _ALIKE) * cost(found, best)), default=best)
 
 
 # -- words and pictures
@@ -388,7 +389,10 @@ def _why_this(plan: BatchPlan) -> list[str]:
         return [f"{text}; more than {plan.max_batch_size:,} do not fit into memory."]
     around = [m for m in (plan.batch_size // 2, plan.batch_size * 2) if 1 <= m <= found.n]
     prices = " and ".join(f"{m} would take {plan.expected_seconds_to_target(m):.2f} times as long" for m in around)
-    return [f"{text}, near which {plan.batch_size} is the round size with the least time to a target; {prices}."]
+    if plan.batch_size.bit_count() > 1:  # no power of two is as good
+        return [f"{text}; {plan.batch_size} takes the least time to a target; {prices}."]
+    alike = f"{plan.batch_size} is the smallest power of two within {_ALIKE:.0%} of the least time to a target"
+    return [f"{text}; {alike}; {prices}."]
 
 
 def _why_machine(plan: BatchPlan, straight: Line) -> str:

@@ -316,13 +316,14 @@ class Trial:
         return min(self._seconds, key=lambda size: abs(math.log(size / 64)))
 
     def train_and_listen(self, max_seconds: float, epochs: int | None) -> None:
-        """Trains a copy and measures the noise on the way: B = Σ tr Σ / Σ |G|² over its updates.
+        """Trains a copy and measures the noise on the way: B is its mean over the steps that the copy would have made
+        without noise.
 
-        With one learning rate for all of a training its updates lower the loss by ε Σ|G|² - ε²/2 Σ(GᵀHG + tr(HΣ)/m).
-        The best ε makes that (Σ|G|²)² / 2 over Σ(GᵀHG + tr(HΣ)/m): noise counts as one part in 1 + B/m with B the ratio
-        of the sums, in place of the ratio at some weights (McCandlish et al. 2018, equation 2.6, is for a new best ε
-        at every update), here with H alike in all directions. Late gradients are small, so it hardly matters where the
-        copy's training ends: where twice the updates lower the loss by little more.
+        An update with a batch of m lowers the loss by 1 / (1 + B / m) of what one without noise does, at their best
+        rates (McCandlish et al. 2018, arXiv:1812.06162), so that S(m) = ∫ (1 + B / m) ds over steps s without noise.
+        Each of the copy's updates is 1 / (1 + B / m) of one: late ones, whose gradients are all but noise, count
+        little, so it hardly matters where the copy's training ends: where twice the updates lower the loss by little
+        more.
         """
         if self._steps.custom.step is not None:
             self._notes.append("The model has a train_step of its own, whose gradient is not known.")
@@ -349,7 +350,7 @@ class Trial:
                 break
         if looks:
             self._trained = max(looks)
-            self._noise = combined(list(looks.values()), weights=_updates(list(looks)), n=self.n)
+            self._noise = combined(list(looks.values()), weights=_ideal_steps(looks, m), n=self.n)
 
     def _advance(self, m: int, state: TrainState, done: int, until: int) -> tuple[TrainState, float]:
         """The state behind update number `until`, from the one behind `done`, and the mean loss of those between."""
@@ -398,6 +399,16 @@ def _updates(looks: list[int]) -> list[float]:
     """How many updates each look stands for, those between two of them half and half, and those before the first."""
     edges = [0.0, *((a + b) / 2 for a, b in itertools.pairwise(looks)), float(looks[-1])]
     return [b - a for a, b in itertools.pairwise(edges)]
+
+
+def _ideal_steps(looks: dict[int, Moments], m: int) -> list[float]:
+    """The weights with which the sums of looks make B = Σ tr Σ / Σ |G|² the mean over steps without noise.
+
+    Such a step is 1 / e updates, e = 1 / (1 + B / m) = |G|² / L with L = |G|² + tr Σ / m. The mean of B = tr Σ / |G|²
+    with weights e is Σ tr Σ / L over Σ |G|² / L.
+    """
+    sizes = [found.grad_sq + found.trace / m for found in looks.values()]
+    return [count / max(size, 1e-30) for count, size in zip(_updates(list(looks)), sizes, strict=True)]
 
 
 def _own_seconds(least: dict[tuple[int, int], float]) -> dict[int, float]:
