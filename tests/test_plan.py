@@ -463,6 +463,18 @@ def test_the_noise_is_the_mean_over_the_steps_without_noise_that_updates_are_wor
     assert worth.sum() * (1 + expected / 64) == pytest.approx(updates.sum())
 
 
+def test_a_training_that_has_come_to_its_end_does_not_decide_what_the_noise_is():
+    # all n = 40 examples at once: at the end the mean gradient is zero, and |G|² without bias is -tr Σ / n
+    begun, ended = Moments(1.0, 20.0, (0.0, 0.0, 0.0), 40, 40), Moments(-0.1 / 40, 0.1, (0.0, 0.0, 0.0), 40, 40)
+    weights = trial._ideal_steps({2: begun, 4: ended}, m=40)
+    e = np.array([1 / (1 + 20 / 40), -1.0])  # of each of 3 updates, and of 1
+    expected = (3 * 20 * e[0] + 40) / (3 * e[0] + e[1])
+    assert combined([begun, ended], weights=weights).value == pytest.approx(expected)
+    still = Moments(0.0, 0.0, (0.0, 0.0, 0.0), 40, 40)  # no gradient at all: it tells nothing
+    assert trial._ideal_steps({2: begun, 4: still}, m=40)[1] == 0
+    assert trial._ideal_steps({2: still, 4: still}, m=40) == [3.0, 1.0]
+
+
 def test_updates_between_two_looks_count_half_for_each():
     looks = [1, 2, 4, 8]
     weights = trial._updates(looks)

@@ -348,9 +348,8 @@ def best_size(found: Measurements) -> float | None:
 def chosen(found: Measurements, largest: int) -> int:
     """The smallest power of two that costs hardly more than the best size; the best size where there is none.
 
-    Near its least value the cost is flat: a factor of two beside m* costs at most an eighth, and B is not known better
-    than to such a factor. Of sizes that are not told apart the smallest needs the least memory and the fewest examples,
-    and suits targets best that are reached before the trial training ended, since the noise scale grows.
+    A factor of two beside m* costs at most an eighth, and B is not known better than to such a factor. Of sizes that
+    are alike the smallest needs the least memory, and suits targets that are reached early: the noise grows.
     """
     if found.batch_sizes is not None:
         fitting = [m for m in found.batch_sizes if m <= largest] or [min(found.batch_sizes)]
@@ -389,10 +388,8 @@ def _why_this(plan: BatchPlan) -> list[str]:
         return [f"{text}; more than {plan.max_batch_size:,} do not fit into memory."]
     around = [m for m in (plan.batch_size // 2, plan.batch_size * 2) if 1 <= m <= found.n]
     prices = " and ".join(f"{m} would take {plan.expected_seconds_to_target(m):.2f} times as long" for m in around)
-    if plan.batch_size.bit_count() > 1:  # no power of two is as good
-        return [f"{text}; {plan.batch_size} takes the least time to a target; {prices}."]
-    alike = f"{plan.batch_size} is the smallest power of two within {_ALIKE:.0%} of the least time to a target"
-    return [f"{text}; {alike}; {prices}."]
+    power = f"is the smallest power of two within {_ALIKE:.0%} of" if plan.batch_size.bit_count() == 1 else "takes"
+    return [f"{text}; {plan.batch_size} {power} the least time to a target; {prices}."]
 
 
 def _why_machine(plan: BatchPlan, straight: Line) -> str:

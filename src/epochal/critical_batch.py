@@ -127,7 +127,7 @@ def combined(
 
     Args:
         measured: one or more; the sizes of the result's `grad_sq` and `trace` are those of the last, or the mean ones.
-        weights: how many updates each of them stands for.
+        weights: of each in both sums, the updates that it stands for, say.
         n: how many examples there are to draw from.
         confidence: of the interval.
     """

@@ -405,10 +405,13 @@ def _ideal_steps(looks: dict[int, Moments], m: int) -> list[float]:
     """The weights with which the sums of looks make B = Σ tr Σ / Σ |G|² the mean over steps without noise.
 
     Such a step is 1 / e updates, e = 1 / (1 + B / m) = |G|² / L with L = |G|² + tr Σ / m. The mean of B = tr Σ / |G|²
-    with weights e is Σ tr Σ / L over Σ |G|² / L.
+    with weights e is Σ tr Σ / L over Σ |G|² / L. The estimate of |G|² may be below zero, L is not: a training that has
+    come to its end would decide alone.
     """
-    sizes = [found.grad_sq + found.trace / m for found in looks.values()]
-    return [count / max(size, 1e-30) for count, size in zip(_updates(list(looks)), sizes, strict=True)]
+    updates = _updates(list(looks))
+    sizes = [max(found.grad_sq, 0.0) + found.trace / m for found in looks.values()]
+    weights = [count / size if size > 0 else 0.0 for count, size in zip(updates, sizes, strict=True)]
+    return weights if any(weights) else updates
 
 
 def _own_seconds(least: dict[tuple[int, int], float]) -> dict[int, float]:

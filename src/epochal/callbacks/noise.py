@@ -52,7 +52,7 @@ class NoiseScale(Callback):
     LEAST = 3  # batches that a measurement is made of, where they are cut
     LIGHT = 5e7  # examples × parameters trained in 100 times the 0.1 ms that a batch costs that is listened to, or more
     RAREST = 500  # updates take that long too, of whatever model
-    JUMP = 0.1
+    JUMP = 0.1  # of the learning rate: measurements at another one are not averaged with
 
     def __init__(self, every: Any = None, examples: Any = None, *, seed: int = 0, confidence: Any = 0.95):
         for name, value in (("every", every), ("examples", examples)):
