@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from data import digits
+from support.data import digits
 
 import epochal as keras
 from epochal import layers

@@ -21,7 +21,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import pytest
 from hypothesis import settings
 
-from epochal.random import set_random_seed
+pytest.register_assert_rewrite("support")  # helpers that compare say what differs
+
+from epochal.random import set_random_seed  # noqa: E402  (it imports `support.typechecker`)
 
 settings.register_profile("untimed", deadline=None)  # nothing is timed in a test
 settings.load_profile("untimed")

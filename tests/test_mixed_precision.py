@@ -9,7 +9,7 @@ from typing import Any
 import keras as theirs
 import numpy as np
 import pytest
-from data import digits
+from support.data import digits
 
 import epochal as keras
 

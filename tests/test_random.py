@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import keras as real
 import numpy as np
 import pytest
-from data import diabetes
+from support.data import diabetes
 
 import epochal as keras
 from epochal import random

@@ -1,0 +1,64 @@
+"""Batch normalization where Keras promises nothing: padding, frozen layers, an axis 0 that is no batch."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.layer_cases import close, draw, everything, functional, keras_functional, pair
+
+from epochal import layers, scope
+
+
+def keras_weights(layer):
+    return [np.asarray(v.value) for v in layer.weights]  # get_weights() warns with NumPy 2
+
+
+def test_moving_statistics_after_three_calls():
+    ours, theirs, _ = pair(("BatchNormalization", {"momentum": 0.9}, (3, 5)))
+    for i in range(3):
+        x = draw((3, 5), str(i))
+        ours(x, training=True)
+        theirs(x, training=True)
+    close(ours.get_weights(), keras_weights(theirs))
+
+
+@pytest.mark.parametrize("real", [4, 1])
+def test_padding_rows_leave_batch_statistics_alone(real):
+    ours, theirs, _ = pair(("BatchNormalization", {}, (3, 5)))
+    x = draw((3, 5), "padded", rows=real)
+    padded = np.concatenate([x, np.full((3, 3, 5), 100, "float32")])
+    context = scope.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
+    call, weights = functional(ours)
+
+    def real_rows(weights, x, training=False):
+        y, buffers = call(weights, x, training, context if training else None)
+        return y[:real], buffers
+
+    got = everything(real_rows, weights, padded, True)
+    want = everything(*keras_functional(theirs), x, True)
+    close(got[:3], want[:3])
+    close(got[3][0], want[3][0])
+    close(got[3][1][:real], want[3][1])
+    close(got[3][1][real:], np.zeros((3, 3, 5)))
+
+
+def test_batch_normalization_of_padding_alone_moves_nothing():
+    layer = layers.BatchNormalization()
+    layer(np.ones((2, 3)))
+    with scope.calling(scope.Call(training=True, rows=jnp.zeros(2))):
+        assert np.isfinite(layer(np.ones((2, 3)))).all()
+    close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
+
+
+def test_batch_normalization_of_another_axis_0_takes_all_rows():
+    layer, plain = layers.BatchNormalization(), layers.BatchNormalization()
+    x = draw((3,), rows=8)
+    with scope.calling(scope.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
+        got = layer(x)
+    close(got, plain(x, training=True))
+
+
+def test_frozen_batch_normalization_uses_moving_statistics():
+    layer = layers.BatchNormalization(trainable=False)
+    x = draw((3,))
+    close(layer(x, training=True), layer(x, training=False))
+    close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])

@@ -1,0 +1,23 @@
+"""Fixtures of the tests in `plans`."""
+
+from __future__ import annotations
+
+import pytest
+
+from epochal import trial
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Few sizes, short looks: nothing here depends on how long anything takes."""
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "SIZES": (64, 16),
+        "ROUNDS": 1,
+        "SLICE": 1e-4,
+        "LOOKS": (1, 2),
+        "GRADIENTS": 32,
+    }.items():
+        patch.setattr(trial, name, value)
+    yield
+    patch.undo()
