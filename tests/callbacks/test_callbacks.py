@@ -13,6 +13,7 @@ import keras as theirs
 import numpy as np
 import pytest
 from support.data import digits
+from support.same import same
 from support.server import Server
 
 import epochal as keras
@@ -147,8 +148,8 @@ def test_I5_early_stopping_restores_the_best_weights_whether_or_not_it_stopped(s
     history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[Score(), stop])
     assert stop.best_epoch == 1
     assert len(history.epoch) == (3 if stops else 4)
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), kept[1], strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(kept[2], kept[1], strict=True))
+    assert same(model.get_weights(), kept[1])
+    assert not same(kept[2], kept[1])
 
 
 def test_I5_terminate_on_nan() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.boards import read, scalars
+from support.broken_off import Broken
 from support.data import digits
 from support.server import Server
 
@@ -21,10 +22,6 @@ from epochal.callbacks import tensorboard
 N, M, EPOCHS = 100, 20, 5
 X, Y = digits(N)
 END = "on_epoch_end"
-
-
-class Broken(Exception):
-    """What ends a run in these tests."""
 
 
 class BreakOff(callbacks.Callback):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.data import diabetes, digits
 from support.noise import TRUTHS, gradients_of, linear, regression
+from support.same import same
 
 import epochal as keras
 from epochal import layers
@@ -36,7 +37,7 @@ def watched(callbacks: Any, epochs: int = 6, n: int = 400, **named: Any) -> tupl
 def test_the_callback_logs_what_a_measurement_at_its_weights_finds_and_changes_nothing() -> None:
     model, history = watched([keras.callbacks.NoiseScale(every=1, examples=400)], epochs=1)
     plain, _ = watched([], epochs=1)
-    assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
+    assert same(model.get_weights(), plain.get_weights())
     found = keras.gradient_noise_scale(model, *diabetes(400), group=16)
     low, high = history["noise_scale_low"][0], history["noise_scale_high"][0]
     assert low < history["noise_scale"][0] < high
@@ -139,7 +140,7 @@ def test_batches_in_pieces_tell_the_noise_of_the_gradients_that_train() -> None:
     logged = [history[f"noise_scale{end}"][0] for end in ("", "_low", "_high")]
     assert logged == [found.value, found.low, found.high]
     plain, _ = in_pieces([])
-    assert all(map(np.array_equal, model.get_weights(), plain.get_weights()))
+    assert same(model.get_weights(), plain.get_weights())
     assert "gradients" not in model._training.current.kept  # none but those that train
 
 

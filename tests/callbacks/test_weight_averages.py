@@ -11,6 +11,7 @@ import keras as theirs
 import numpy as np
 import pytest
 from support.data import digits
+from support.same import same
 
 import epochal as keras
 
@@ -124,7 +125,7 @@ def test_I5_evaluate_and_predict_use_the_averages_and_give_the_weights_back() ->
         for hook in ("on_test_end", "on_predict_end"):
             watch = watcher(keras, during, hook)
             method(verbose=0, callbacks=[watch, keras.callbacks.SwapEMAWeights()])
-        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+        assert same(model.get_weights(), before)
     for kernel in during:
         np.testing.assert_allclose(kernel, averages[0], atol=1e-6)
     assert len(during) == 2

@@ -12,6 +12,7 @@ import keras as theirs
 import numpy as np
 import pytest
 from support.data import diabetes
+from support.same import same
 
 import epochal as keras
 from epochal import layers, loop
@@ -302,7 +303,7 @@ def test_A5_compiling_resets_no_weights_and_the_same_optimizer_goes_on() -> None
     model.fit(X, Y, batch_size=M, verbose=0)
     weights, optimizer = model.get_weights(), model.optimizer
     model.compile(optimizer, "mae")
-    assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
+    assert same(weights, model.get_weights())
     model.fit(X, Y, batch_size=M, verbose=0)
     assert model.optimizer.iterations == 10
     model.compile(keras.optimizers.Adam(0.01), "mae")
@@ -340,7 +341,7 @@ def test_A6_freezing_after_a_fit_keeps_the_optimizer_and_the_summary_follows() -
     assert "Not trained: 33" in text[0]
     frozen = model.layers[0].get_weights()
     model.fit(X, Y, batch_size=M, verbose=0)
-    assert all(np.array_equal(a, b) for a, b in zip(frozen, model.layers[0].get_weights(), strict=True))
+    assert same(frozen, model.layers[0].get_weights())
     assert model.optimizer.iterations == 10
     assert [tuple(w.shape) for w in model.trainable_weights] == [(3, 1), (1,)]
     model.trainable = False

@@ -26,6 +26,7 @@ import pyte
 import pytest
 from nbclient import NotebookClient
 from support.data import digits
+from support.same import same
 
 import epochal as keras
 from epochal import display, screen
@@ -455,5 +456,5 @@ def test_J_view_metrics_is_refused_until_there_is_a_page() -> None:
     before = model.get_weights()
     with pytest.raises(ValueError, match="no live page yet"):
         model.fit(X, Y, verbose=0, view_metrics=True)
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert same(before, model.get_weights())
     model.fit(X, Y, verbose=0, view_metrics="auto")

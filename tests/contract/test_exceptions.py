@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from support.data import diabetes
 from support.feeds import Listed, M, N, batches, errors, forever, line
+from support.same import same
 
 import epochal as keras
 from epochal.runners import TrainRunner
@@ -62,7 +63,7 @@ def reference() -> list[list[np.ndarray]]:
 
 def stands_at(model: Any, steps: int) -> bool:
     """Whether the model and its optimizer are as after so many steps, and can go on."""
-    whole = all(np.array_equal(a, b) for a, b in zip(model.get_weights(), reference()[steps], strict=True))
+    whole = same(model.get_weights(), reference()[steps])
     counted = steps_of(model) == steps
     goes_on = bool(np.isfinite(model.evaluate(X, Y, verbose=0)))
     model.fit(X, Y, batch_size=M, verbose=0)
@@ -194,7 +195,7 @@ def test_H7_ctrl_c_in_mid_epoch_while_nobody_looks() -> None:
     again = restarted()
     keras.utils.set_random_seed(1)
     again.fit(x, y, batch_size=M, steps_per_epoch=steps, verbose=0)
-    assert all(np.array_equal(a, b) for a, b in zip(weights, again.get_weights(), strict=True))
+    assert same(weights, again.get_weights())
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "validation", "second epoch"])
@@ -291,7 +292,7 @@ def test_H7_a_batch_too_large_for_the_memory(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises((MemoryError, jax.errors.JaxRuntimeError), match="Out of memory"):
             model.fit(X[:40], y[:40], batch_size=40, verbose=0)
         try:
-            whole = all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+            whole = same(model.get_weights(), before)
             model.fit(X[:20], y[:20], batch_size=10, verbose=0)
         except TypeError:
             whole = False

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 import pytest
 from support.data import digits
+from support.models import small
+from support.same import same
 
 import epochal as keras
 from epochal import feed, loop
@@ -22,15 +24,6 @@ from epochal.objective import Tally
 from epochal.sources import as_examples
 
 layers = keras.layers
-
-
-def small(**compile_arguments: Any) -> keras.Sequential:
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [layers.Input((64,)), layers.Dense(16, "relu"), layers.Dropout(0.2), layers.Dense(10, "softmax")]
-    )
-    model.compile("adam", "ce", ["accuracy"], **compile_arguments)
-    return model
 
 
 class Watching(keras.callbacks.Callback):
@@ -81,7 +74,7 @@ def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for
 
     def run(slice_seconds: float = loop.Watch.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
         monkeypatch.setattr(loop.Watch, "SLICE", slice_seconds)
-        model = small(**arguments)
+        model = small(dropout=0.2, **arguments)
         history = model.fit(**kind(x, y, tmp_path), epochs=2, verbose=0, callbacks=observer)
         return model.get_weights(), history.history
 
@@ -90,7 +83,7 @@ def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for
     runs = [run(observer=watching), run(observer=Watching(), steps_per_execution=4), run(slice_seconds=0.0)]
     runs.append(run(slice_seconds=1e9, steps_per_execution=5))
     for other, other_history in runs:
-        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
+        assert same(weights, other)
         assert other_history == history
     assert watching.batches == [*range(13), *range(13)]
 
@@ -134,7 +127,7 @@ def test_A3_weights_and_history_are_bit_identical_with_data_on_the_device_and_in
         score = model.evaluate(x, y.astype(np.float32), verbose=0)
         runs.append((model.get_weights(), history.history, score, history.programs))
     (weights, history, score, programs), (other_weights, *other) = runs
-    assert all(np.array_equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+    assert same(weights, other_weights)
     assert other == [history, pytest.approx(score, rel=1e-6), programs]
 
 
@@ -159,7 +152,7 @@ def test_A3_a_run_begun_with_data_on_the_device_goes_on_in_chunks_and_the_other_
     with pytest.raises(OSError, match="enough"):
         run(order[0], Stop(), backup)
     went_on = run(order[1], backup).get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(run(order[0]).get_weights(), went_on, strict=True))
+    assert same(run(order[0]).get_weights(), went_on)
 
 
 def test_arrays_go_to_the_device_once_where_they_take_at_most_half_of_the_memory(
@@ -231,7 +224,7 @@ def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_
     monkeypatch.setattr(loop.TrainRunner, "run", spy)
     monkeypatch.setattr(loop.Watch, "SLICE", 0.0)
     watching = Watching()
-    small(steps_per_execution=10).fit(*digits(400), batch_size=16, verbose=0, callbacks=watching)
+    small(dropout=0.2, steps_per_execution=10).fit(*digits(400), batch_size=16, verbose=0, callbacks=watching)
     assert set(counts) == {1}
     assert watching.batches == [9, 19, 24]
 
@@ -286,7 +279,7 @@ def test_A3_no_execution_is_longer_than_100_ms_or_a_step_also_after_the_host_was
     step: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(step, monkeypatch, busy=True)
-    small().fit(*digits(64), batch_size=1, steps_per_epoch=steps, verbose=0)
+    small(dropout=0.2).fit(*digits(64), batch_size=1, steps_per_epoch=steps, verbose=0)
     assert max(machine.lengths) <= max(0.1, step)
     assert np.median(machine.lengths) >= 0.03
 
@@ -297,7 +290,7 @@ def test_A3_no_execution_is_longer_than_100_ms_or_a_step_also_after_the_host_was
 def test_A3_making_batches_and_computing_overlap(step: float, ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """n steps take n times the longer of the two, but for the first block and the last, not n times the sum."""
     machine, steps = Machine(step, monkeypatch), 200
-    small().fit(machine.batches(ratio * step), steps_per_epoch=steps, verbose=0)
+    small(dropout=0.2).fit(machine.batches(ratio * step), steps_per_epoch=steps, verbose=0)
     assert machine.end <= 1.1 * steps * max(ratio, 1) * step + 0.3
 
 
@@ -316,12 +309,12 @@ def test_a_history_tells_examples_per_second_and_the_share_of_time_the_device_wa
             clock.now += 10.0
             yield x, y
 
-    history = small().fit(batches(), epochs=2, steps_per_epoch=5, verbose=0)
+    history = small(dropout=0.2).fit(batches(), epochs=2, steps_per_epoch=5, verbose=0)
     assert history.seconds == 100
     running = history.seconds - history.compile_seconds
     assert history.examples_per_second == pytest.approx(320 / running)
     assert history.data_wait == pytest.approx(min(90 / running, 1))  # the first batch is drawn before training begins
-    assert small().fit(x, y, epochs=2, verbose=0).data_wait == 0
+    assert small(dropout=0.2).fit(x, y, epochs=2, verbose=0).data_wait == 0
 
 
 def test_an_interrupted_fit_counts_the_examples_it_has_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +324,7 @@ def test_an_interrupted_fit_counts_the_examples_it_has_trained_on(monkeypatch: p
                 raise OSError("enough")
 
     x, y = digits(96)
-    model = small()
+    model = small(dropout=0.2)
     with pytest.raises(OSError, match="enough"):
         model.fit(x, y, batch_size=16, verbose=0, callbacks=Stop())
     assert model.history is not None
@@ -341,19 +334,19 @@ def test_an_interrupted_fit_counts_the_examples_it_has_trained_on(monkeypatch: p
 
 def test_a_profile_of_the_first_steps_is_written_and_changes_nothing(tmp_path: Path) -> None:
     x, y = digits(96)
-    plain = small()
+    plain = small(dropout=0.2)
     plain.fit(x, y, epochs=2, verbose=0)
-    profiled = small()
+    profiled = small(dropout=0.2)
     profiled.fit(x, y, epochs=2, verbose=0, profile=tmp_path / "made" / "here")
     assert [f.stat().st_size > 1000 for f in (tmp_path / "made" / "here").rglob("*.xplane.pb")] == [True]
-    assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), profiled.get_weights(), strict=True))
+    assert same(plain.get_weights(), profiled.get_weights())
 
 
 @pytest.mark.parametrize("profile", ["file", 3])
 def test_a_profile_that_cannot_be_written_is_refused_before_training(profile: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     x, y = digits(32)
-    model = small()
+    model = small(dropout=0.2)
     with pytest.raises(ValueError, match="Expected profile to be a folder"):
         model.fit(x, y, verbose=0, profile=tmp_path / profile if isinstance(profile, str) else profile)
     assert model.optimizer.iterations == 0

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import keras as theirs
 import numpy as np
 import pytest
+from support.broken_off import Broken
 from support.data import digits
-from support.spoiled import BAD, FIRST, LAST, M, N, Own, arrays_of, classifier, same, spoiled, trained
+from support.same import same
+from support.spoiled import BAD, FIRST, LAST, M, N, Own, arrays_of, classifier, spoiled, trained
 
 import epochal as keras
 from epochal import layers
@@ -35,10 +37,6 @@ class Squares(keras.Metric):
 
     def result(self) -> Any:
         return self.total
-
-
-class Broken(Exception):
-    """What ends a run in these tests."""
 
 
 class BreakOff(Callback):

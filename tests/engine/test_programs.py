@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.data import diabetes, digits
+from support.models import small
+from support.same import same
 
 import epochal as keras
 from epochal import loop
@@ -23,23 +25,6 @@ from epochal.sources import as_examples
 from epochal.sums import accumulate
 
 layers = keras.layers
-
-
-def small(
-    seed: int = 0, *, dropout: float = 0.0, batch_norm: bool = False, **compile_arguments: Any
-) -> keras.Sequential:
-    keras.utils.set_random_seed(seed)
-    middle: list[Any] = [layers.Dropout(dropout)] if dropout else []
-    middle += [layers.BatchNormalization()] if batch_norm else []
-    model = keras.Sequential(
-        [layers.Dense(16, activation="relu", input_shape=(64,)), *middle, layers.Dense(10, activation="softmax")]
-    )
-    model.compile(**{"optimizer": "adam", "loss": "ce", "metrics": ["accuracy"], **compile_arguments})
-    return model
-
-
-def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 class Compilations:

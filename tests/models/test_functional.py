@@ -9,6 +9,7 @@ import keras as real
 import numpy as np
 import pytest
 from support.data import breast_cancer, diabetes
+from support.same import same
 
 import epochal as keras
 
@@ -148,7 +149,7 @@ def test_inputs_that_do_not_fit_are_said_by_name(name: str) -> None:
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
         model.fit(x, [Y, CLASSES], verbose=0)
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert same(before, model.get_weights())
 
 
 def test_further_keys_of_a_dict_are_left_out_and_a_vector_is_a_column() -> None:
@@ -193,7 +194,7 @@ def test_weights_of_a_graph_are_drawn_once_together_and_repeatably() -> None:
     for _ in range(2):
         keras.utils.set_random_seed(4)
         drawn.append(two_in_two_out(keras).get_weights())
-    assert all(np.array_equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert same(*drawn)
     layer = keras.layers.Dense(4)
     layer(keras.Input((3,)))
     assert layer.get_weights()[0].std() > 0  # also before there is a model

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support.data import diabetes, digits
+from support.same import same
 
 import epochal as keras
 
@@ -134,12 +135,12 @@ def test_K_weights_go_in_and_out_and_wrong_ones_change_nothing() -> None:
     model = classifier()
     weights = [w + 1 for w in model.get_weights()]
     model.set_weights(weights)
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+    assert same(model.get_weights(), weights)
     with pytest.raises(ValueError, match="Expected 4 arrays"):
         model.set_weights(weights[:2])
     with pytest.raises(ValueError, match=re.escape("(10,)")):
         model.set_weights([*weights[:3], np.ones(9)])
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+    assert same(model.get_weights(), weights)
 
 
 def test_A6_summary_counts_weights_and_follows_trainable() -> None:
@@ -219,7 +220,7 @@ def test_H3_train_on_batch_is_a_fit_of_one_batch() -> None:
         found = a.train_on_batch(X[start : start + 32], Y[start : start + 32])
         history = b.fit(X[start : start + 32], Y[start : start + 32], shuffle=False, verbose=0).history
         assert found == [values[0] for values in history.values()]
-    assert all(np.array_equal(v, w) for v, w in zip(a.get_weights(), b.get_weights(), strict=True))
+    assert same(a.get_weights(), b.get_weights())
     assert a.optimizer.iterations == 2
 
 

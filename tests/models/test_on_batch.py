@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.data import diabetes, digits
+from support.same import same
 
 import epochal as keras
 from epochal import loop
@@ -65,7 +66,7 @@ def test_H_calls_notice_a_frozen_layer_another_compile_and_another_activation() 
     model.layers[0].trainable = False
     first, last = model.layers[0].get_weights(), model.layers[1].get_weights()
     model.train_on_batch(x, y)
-    assert all(np.array_equal(a, b) for a, b in zip(first, model.layers[0].get_weights(), strict=True))
+    assert same(first, model.layers[0].get_weights())
     assert not np.array_equal(last[0], model.layers[1].get_weights()[0])
     model.compile("sgd", "mse")
     assert model.test_on_batch(x, np.eye(10)[y]) == pytest.approx(((by_hand(model, x) - np.eye(10)[y]) ** 2).mean())
@@ -117,7 +118,7 @@ def test_H_errors_are_those_of_a_first_call() -> None:
         jax.jit(lambda a: a + model.predict_on_batch(x).sum())(1.0)
     with pytest.raises(RuntimeError, match="tracing"):
         jax.jit(lambda a: a + model.train_on_batch(x, y)[0])(1.0)
-    assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
+    assert same(weights, model.get_weights())
 
 
 def test_H_predictions_belong_to_the_caller() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.data import breast_cancer, digits
-from support.planning import everything, network, same
+from support.planning import everything, network, unchanged
 
 import epochal as keras
 from epochal import planning
@@ -108,7 +108,7 @@ def test_a_run_with_auto_that_is_broken_off_in_mid_epoch_ends_like_one_that_was_
     assert history.plan is not None
     whole, expected = run(history.plan.batch_size, backup="whole")
     assert history.history == whole.history
-    assert same(found, expected)
+    assert unchanged(found, expected)
 
 
 def test_auto_beside_batches_is_refused():

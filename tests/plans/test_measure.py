@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 from support.data import diabetes, digits
-from support.planning import everything, network, same
+from support.planning import everything, network, unchanged
+from support.same import same
 
 import epochal as keras
 from epochal import planning, trial
@@ -42,7 +43,7 @@ def test_the_model_is_the_same_afterwards_to_the_bit_and_trains_as_if_nothing_ha
         m.fit(x, y, batch_size=50, epochs=1, verbose=0)
     before, seconds = everything(model), model.history
     keras.plan_batch_size(model, x, y, max_seconds=1000)
-    assert same(everything(model), before)
+    assert unchanged(everything(model), before)
     assert model.history is seconds
     assert model.optimizer.iterations == 6
     histories = []
@@ -50,7 +51,7 @@ def test_the_model_is_the_same_afterwards_to_the_bit_and_trains_as_if_nothing_ha
         keras.utils.set_random_seed(4)
         histories.append(m.fit(x, y, batch_size=64, epochs=2, verbose=0).history)
     assert histories[0] == histories[1]
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
+    assert same(model.get_weights(), other.get_weights())
 
 
 def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch):
@@ -60,13 +61,13 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
     before = everything(model)
 
     def broken(*arguments: Any) -> Any:
-        assert not same(everything(model), before)  # the trial's weights are in it
+        assert not unchanged(everything(model), before)  # the trial's weights are in it
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trial, "squares_and_products", broken)
     with pytest.raises(KeyboardInterrupt):
         keras.plan_batch_size(model, x, y, max_seconds=1000)
-    assert same(everything(model), before)
+    assert unchanged(everything(model), before)
     model.fit(x, y, batch_size=50, epochs=1, verbose=0)  # its arrays are alive
 
 
@@ -230,7 +231,7 @@ def test_a_copy_is_trained_as_fit_would_in_one_go_or_several(quick):
     once, _ = tried._advance(64, tried._state(copied=True), 0, 8)  # 5 make an epoch
     twice, _ = tried._advance(64, tried._state(copied=True), 0, 3)
     twice, _ = tried._advance(64, twice, 3, 8)
-    assert all(np.array_equal(a, b) for a, b in zip(once.params, twice.params, strict=True))
+    assert same(once.params, twice.params)
     assert not np.array_equal(once.params[0], model._training.parts().collect()[0][0])
 
 

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from support.data import breast_cancer, diabetes, digits
 from support.noise import gradients_of, linear, scale_of
+from support.same import same
 
 import epochal as keras
 from epochal import layers
@@ -196,11 +197,11 @@ def test_measuring_changes_nothing() -> None:
         if measured:
             before = model.get_weights()
             keras.gradient_noise_scale(model, x, y)
-            assert all(map(np.array_equal, before, model.get_weights()))
+            assert same(before, model.get_weights())
         model.fit(x, y, epochs=1, verbose=0)
         return model.get_weights()
 
-    assert all(map(np.array_equal, trained(True), trained(False)))
+    assert same(trained(True), trained(False))
 
 
 def test_arrays_on_disk_are_read_where_they_are_drawn(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.broken_off import N, dense
 from support.data import digits
+from support.same import same
 
 from epochal.callbacks import BackupAndRestore
 
@@ -52,4 +52,4 @@ def test_a_disk_that_is_read_only_is_refused_before_training(tmp_path: Path) -> 
         folder = tmp_path / "disk" if permitted else Path("/proc")  # where nobody can make a folder either
         with pytest.raises(OSError, match=f"BackupAndRestore cannot write to {folder}/backup: .*another backup_dir"):
             model.fit(x, y, verbose=0, callbacks=[BackupAndRestore(folder / "backup")])
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert same(before, model.get_weights())

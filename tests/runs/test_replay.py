@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.data import digits
-from support.spoiled import FIRST, LAST, M, N, Own, arrays_of, batches, classifier, same, spoiled, trained
+from support.same import same
+from support.spoiled import FIRST, LAST, M, N, Own, arrays_of, batches, classifier, spoiled, trained
 
 import epochal as keras
 from epochal import layers

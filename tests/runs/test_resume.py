@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
+from support import broken_off
 from support.broken_off import (
     Again,
     Batched,
@@ -15,11 +18,11 @@ from support.broken_off import (
     M,
     N,
     Reshuffled,
+    assert_same_run,
     assert_weights,
     dense,
     endless,
     run,
-    same,
     shuffled_by_grain,
 )
 from support.data import digits
@@ -27,6 +30,10 @@ from support.data import digits
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback
+
+# The classes of these files go to processes with their code: importing the files there would take a second more.
+for module in (broken_off, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(module)
 
 KINDS = ("arrays", "steps", "disk", "sequence", "workers", "generator", "iterable", "iterable steps", "stateful")
 
@@ -44,7 +51,7 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(kind: str, whole_r
         kept = list((folder / "backup").glob("epoch-*"))
         assert kept or batches == 0
         resumed = run(kind, folder, every=every)
-        same(resumed, whole)
+        assert_same_run(resumed, whole)
         assert not list((folder / "backup").glob("epoch-*"))  # a run that came to its end needs them no more
         if kind == "stateful" and batches == 17:
             assert resumed["data"].loaded == 1
@@ -65,7 +72,7 @@ def test_a_grain_dataset_goes_on_by_its_own_state(tmp_path: Path, monkeypatch: p
     assert states == []
     with pytest.raises(Broken):
         run("grain", tmp_path / "again", 17, 4)  # behind batch 16: two of the third epoch
-    same(run("grain", tmp_path / "again", every=4), whole)
+    assert_same_run(run("grain", tmp_path / "again", every=4), whole)
     assert [state["next_index"] for state in states] == [2]
 
 
@@ -78,7 +85,7 @@ def test_data_whose_passes_differ_go_on_in_any_pass(kind: str, tmp_path: Path) -
         with pytest.raises(Broken):
             run(kind, folder, batches, every)
         resumed = run(kind, folder, every=every)
-        same(resumed, whole)
+        assert_same_run(resumed, whole)
         if kind == "loader":  # by its own state: read again is but the first batch, which is looked at before
             assert resumed["data"].loaded == 1
             assert resumed["data"].given == whole["data"].given - every + 1
@@ -100,7 +107,7 @@ def test_a_run_may_be_broken_off_many_times(tmp_path: Path) -> None:
     for _ in range(4):
         with pytest.raises(Broken):
             run("arrays", folder, 4, 3)
-    same(run("arrays", folder, every=3), whole)
+    assert_same_run(run("arrays", folder, every=3), whole)
 
 
 def mixed() -> Any:
@@ -122,7 +129,7 @@ def test_computing_in_bfloat16_or_in_micro_batches_changes_none_of_it(make: Any,
     whole = run("arrays", tmp_path / "whole", make=make)
     with pytest.raises(Broken):
         run("arrays", tmp_path / "again", 8, 3, make=make)  # behind batch 3 of the second epoch
-    same(run("arrays", tmp_path / "again", every=3, make=make), whole)
+    assert_same_run(run("arrays", tmp_path / "again", every=3, make=make), whole)
 
 
 class Unreadable(Exception):
@@ -205,7 +212,7 @@ def test_an_exception_in_the_data_reaches_the_user_as_it_is_and_loses_nothing(
         run(kind, tmp_path / "before", done, make=model)
     assert_weights(models[0], models[1].get_weights())  # of its last complete step
     assert models[0].optimizer.iterations == done
-    same(run(kind, tmp_path / "again", every=4, x=make(x, y, broken=False)), whole_run(kind))
+    assert_same_run(run(kind, tmp_path / "again", every=4, x=make(x, y, broken=False)), whole_run(kind))
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_test_batch_begin"])

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support.broken_off import BreakOff, Broken, Counts, N, dense, endless, run, same
+from support.broken_off import BreakOff, Broken, Counts, N, assert_same_run, dense, endless, run
 from support.data import digits
+from support.same import same
 
 import epochal as keras
 from epochal import layers
@@ -102,7 +103,7 @@ def test_a_run_does_not_go_on_with_other_data(change: Any, message: str, tmp_pat
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
         model.fit(*change(x, y), verbose=0, callbacks=[backup])
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert same(before, model.get_weights())
 
 
 def test_a_run_does_not_go_on_with_another_model_or_optimizer(tmp_path: Path) -> None:
@@ -153,9 +154,9 @@ print(json.dumps(found))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=two)
     assert ended.returncode == 0, ended.stderr[-3000:]
     whole = json.loads(json.dumps({**whole_run("arrays"), "data": None}))
-    same(whole, json.loads(ended.stdout))
+    assert_same_run(whole, json.loads(ended.stdout))
     with pytest.warns(UserWarning, match="another environment .*devices 2 → 1"):
-        same(run("arrays", fewer, every=3), whole_run("arrays"))
+        assert_same_run(run("arrays", fewer, every=3), whole_run("arrays"))
 
 
 def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_fit_resume_from_goes_on_from_another_folder_and_leaves_it(tmp_path: Pat
     kept = sorted(tmp_path.iterdir())
     again = dense()
     assert again.fit(**fit, resume_from=tmp_path).history == whole
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    assert same(model.get_weights(), again.get_weights())
     assert sorted(tmp_path.iterdir()) == kept
     with pytest.raises(ValueError, match="found none"):
         again.fit(**fit, resume_from=tmp_path / "nothing")
@@ -217,7 +218,7 @@ def test_a_finished_run_that_is_kept_trains_no_more(tmp_path: Path) -> None:
     whole = model.fit(x, y, epochs=2, verbose=0, callbacks=[backup]).history
     again = dense()
     assert again.fit(x, y, epochs=2, verbose=0, callbacks=[backup]).history == whole
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    assert same(model.get_weights(), again.get_weights())
     longer = again.fit(x, y, epochs=3, verbose=0, callbacks=[backup]).history["loss"]
     assert longer[:2] == whole["loss"]
     assert len(longer) == 3

@@ -13,6 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.data import digits
+from support.same import same
 
 import epochal as keras
 
@@ -75,7 +76,7 @@ def test_K_weights_of_another_model_change_nothing(tmp_path: Path) -> None:
         other.load_weights(tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="Expected 8 weights"):
         trained().load_weights(tmp_path / "w.safetensors")
-    assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), before, strict=True))
+    assert same(other.get_weights(), before)
 
 
 def test_nothing_is_replaced_that_should_not_be(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback
 from epochal.checkpoint import Store
 from support.data import digits
+from support.same import same
 
 N, M, EPOCHS = 100, 16, 5
 
@@ -271,14 +272,15 @@ def run(
     }
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> None:
+def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Asserts that two runs have left the same, to the last bit."""
     for part in a:
         if part != "data":
             assert a[part] == b[part], part
 
 
 def assert_weights(model: Any, expected: list[np.ndarray]) -> None:
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), expected, strict=True))
+    assert same(model.get_weights(), expected)
 
 
 def sha256_of(found: dict[str, Any]) -> str:
@@ -317,4 +319,4 @@ def trains_on_a_full_disk(folder: Path) -> None:
     keras.utils.set_random_seed(4)
     again = dense()
     assert again.fit(**fit, callbacks=[backup]).history == history.history
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    assert same(model.get_weights(), again.get_weights())

@@ -9,6 +9,7 @@ import numpy as np
 
 import epochal as keras
 from epochal.random import seed_state
+from support.same import same
 
 
 def network(units: int = 16, dropout: float = 0.2) -> Any:
@@ -25,8 +26,9 @@ def everything(model: Any) -> list[Any]:
     return [np.array(a) for a in [*model.get_weights(), *model._training.parts().collect()[1], *state]] + [seed_state()]
 
 
-def same(a: list[Any], b: list[Any]) -> bool:
+def unchanged(a: list[Any], b: list[Any]) -> bool:
+    """Whether two lists of `everything` agree to the last bit."""
     *arrays, seeds = a
     *others, other_seeds = b
-    equal = all(np.array_equal(left, right) for left, right in zip(arrays, others, strict=True))
+    equal = same(arrays, others)
     return equal and repr(seeds) == repr(other_seeds)

@@ -45,10 +45,6 @@ def arrays_of(model: Any) -> list[np.ndarray]:
     return [np.asarray(a) for a in [*model.get_weights(), *jax.tree.leaves(model.optimizer.state)]]
 
 
-def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
-    return len(a) == len(b) and all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
-
-
 def batches(x: np.ndarray, y: np.ndarray, epochs: int = 1) -> Iterator[Any]:
     for _ in range(epochs):
         for i in range(0, len(x), M):
