@@ -7,12 +7,13 @@ import hashlib
 import os
 import platform
 import tempfile
-import warnings
 from pathlib import Path
 
 import filelock
 import jax
 import platformdirs
+
+from epochal.support.warn import warn
 
 VARIABLE = "EPOCHAL_CACHE"
 MAX_BYTES = 32 * 2**20  # some 1,500 programs; JAX lists them all whenever it adds one
@@ -40,10 +41,9 @@ def keep_programs() -> None:
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     elif given:
-        warnings.warn(
+        warn(
             f"{VARIABLE}={given}: compiled programs cannot be kept there ({reason}), so every start compiles them "
             f"again. Choose a folder of your own, or {VARIABLE}=off.",
-            stacklevel=2,
         )
 
 

@@ -17,7 +17,6 @@ import socket
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from typing import Any
 import filelock
 import jax
 import numpy as np
+
+from epochal.support.warn import warn
 
 FORMAT = 1  # a newer one is refused, since it may mean something else
 _NAME = re.compile(r"epoch-(\d{6})-batch-(\d{9})")
@@ -138,9 +139,8 @@ class Store:
                 broken.append((path, error))
                 continue
             for other, error in broken:
-                warnings.warn(
+                warn(
                     f"Checkpoint {other.name} in {self.folder} is broken ({error}); going on from {path.name}.",
-                    stacklevel=4,
                 )
             self._good = [path]
             return Checkpoint(path, content)
@@ -184,10 +184,9 @@ class Store:
         failure = written.result()
         if failure is not None:
             kept = self._good[-1].name if self._good else "none"
-            warnings.warn(
+            warn(
                 f"A checkpoint could not be written to {self.folder}: {failure}. Training goes on; the last good "
                 f"checkpoint is {kept}. Make room, or check the folder.",
-                stacklevel=4,
             )
 
     def _write(self, path: Path, content: dict[str, Any]) -> str | None:

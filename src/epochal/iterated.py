@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from epochal.drawn import Drawn, Stream, has_state
 from epochal.loaders import Loader
 from epochal.sources import Examples
+from epochal.support.warn import warn
 
 Read = Callable[[Any], Examples]
 
@@ -105,10 +105,9 @@ class Pass(Iterator[Drawn]):
                     "Give it the same data, or delete its backup to start again."
                 )
         if last is not None and _digest(last.examples) != mark["digest"]:
-            warnings.warn(
+            warn(
                 f"The {name} gives other batches than it gave before the run was broken off: results are not those of "
                 "an uninterrupted run. Seed what is random in it.",
-                stacklevel=5,
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +28,7 @@ from epochal.program import Executable
 from epochal.resume import Backup, Mark, Saved, Snapshots
 from epochal.runners import TestRunner, TrainRunner
 from epochal.step import Steps
+from epochal.support.warn import warn
 from epochal.trace import Trace
 
 
@@ -145,10 +145,9 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
 def _say_dry(feed: Feed, done: int, epochs: range) -> None:
     """The data ended before the last epoch did."""
     needed = "" if feed.limit is None else f" of the {feed.limit * len(epochs)} needed"
-    warnings.warn(
+    warn(
         f"The data ended after {feed.drawn} batches{needed}: training ends with epoch {done} of {epochs.stop}. Pass "
         "fewer epochs or steps_per_epoch, or data that can be gone over again (a dataset or a PyDataset).",
-        stacklevel=4,
     )
 
 
@@ -168,7 +167,7 @@ def evaluation(session: Session, feed: Feed) -> Logs:
     """What `evaluate` reports; a warning where the data ended before all batches that were asked for."""
     logs = test(session, feed) or {}
     if feed.short:
-        warnings.warn(f"The data ended: {feed.batches} of {feed.limit} batches were evaluated.", stacklevel=3)
+        warn(f"The data ended: {feed.batches} of {feed.limit} batches were evaluated.")
     return logs
 
 
@@ -178,10 +177,9 @@ def validation(session: Session, feed: Feed) -> Logs | None:
     if logs is not None and not feed.short:
         return logs
     came = f"{feed.batches} of {feed.limit} batches came" if logs is not None else "no batch came"
-    warnings.warn(
+    warn(
         f"The validation data has ended: {came}, so the epoch has no val_ values. Pass fewer validation_steps, or data "
         "that can be gone over again (a dataset or a PyDataset).",
-        stacklevel=5,
     )
     return None
 
@@ -422,7 +420,7 @@ class LeftOut:
         self.check(tally)
         if tally.skips is None or not tally.skips.count:
             return 0
-        warnings.warn(self._told(tally)[0], stacklevel=6 if self._epoch is not None else 5)
+        warn(self._told(tally)[0])
         return int(tally.skips.count)
 
     def _told(self, tally: Tally) -> tuple[str, First]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from epochal.program import Executable, Program
 from epochal.runners import TestRunner, TrainRunner
 from epochal.step import Steps
 from epochal.sums import WholeOnly
+from epochal.support.warn import warn
 
 Runner = TrainRunner | TestRunner
 LAG = 0.5  # seconds in which a run that has ended gives back what it worked in
@@ -283,11 +283,10 @@ def _tell_what_differs(steps: Steps, width: int, display: Display) -> None:
     steps.told = True
     parts = steps.parts
     if parts.across_batch:
-        warnings.warn(
+        warn(
             f"Batches are run in micro-batches of {width} examples, over which {', '.join(parts.across_batch)} takes "
             "statistics, not over the whole batch. LayerNormalization and GroupNormalization do not depend on it; "
             "compile(micro_batch_size=None) refuses batches that do not fit into the memory instead.",
-            stacklevel=7,
         )
     if parts.unknown or steps.adders:
         added = [f"what {name!r} adds with add_loss() for a mean over examples" for name in steps.adders]

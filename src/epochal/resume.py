@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from epochal.order import ALGORITHM
 from epochal.random import seed_state, set_seed_state
 from epochal.runners import TrainRunner
 from epochal.step import Steps
+from epochal.support.warn import warn
 
 SHARE = 0.01  # of the time trained, at most, that checkpoints after epochs take to gather and to write
 
@@ -143,10 +143,9 @@ class Run:
             if before != here.get(name)
         ]
         if changed:
-            warnings.warn(
+            warn(
                 f"The run in {saved.path.parent} goes on in another environment ({'; '.join(changed)}): results need "
                 "not be those of an uninterrupted run to the last bit.",
-                stacklevel=4,
             )
 
     def put_back(self, content: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,6 +47,7 @@ from epochal.sources import Examples
 from epochal.state import Parts, TrainState, parts_of, unchanged
 from epochal.step import Steps, as_list
 from epochal.streams import Workforce, as_stream, is_stream, made
+from epochal.support.warn import warn
 
 _NO_TRACE = get_opaque_trace_state(convention="nnx")
 
@@ -599,7 +599,7 @@ class Data:
             yield chunk
         self.stream.end_epoch()
         if self.stream.dry and limit is not None:
-            warnings.warn(f"The data ended: {count} of {limit} batches were predicted.", stacklevel=5)
+            warn(f"The data ended: {count} of {limit} batches were predicted.")
 
 
 def _on_disk(tree: Any) -> bool:

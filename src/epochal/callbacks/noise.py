@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from epochal.callbacks.base import Callback, Logs
 from epochal.critical_batch import Moments, NoiseEstimate, combined, moments, moments_of_batches
 from epochal.gradients import chunk_size, grouped, squares_and_products
+from epochal.support.warn import warn
 
 
 class NoiseScale(Callback):
@@ -110,7 +110,7 @@ class NoiseScale(Callback):
             if self._cut:
                 when = f"of batches in such pieces it listens to few, and needs {self.LEAST}. "
                 when += "NoiseScale(every=1) listens to all."
-            warnings.warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}", stacklevel=2)
+            warn(f"NoiseScale measured nothing: it is to take 2 % of the time, and {when}")
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self._feed is None:  # in a loop of one's own

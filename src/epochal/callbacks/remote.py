@@ -7,13 +7,13 @@ import json
 import math
 import urllib.parse
 import urllib.request
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from epochal.callbacks.base import Callback, Logs
+from epochal.support.warn import warn
 
 TIMEOUT_SECONDS = 10.0
 
@@ -54,7 +54,7 @@ class RemoteMonitor(Callback):
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
                 pass
         except (OSError, http.client.HTTPException) as error:  # no server, no answer, a refusal; an answer of no sense
-            warnings.warn(f"RemoteMonitor could not send the logs to {self.root + self.path}: {error}.", stacklevel=2)
+            warn(f"RemoteMonitor could not send the logs to {self.root + self.path}: {error}.")
 
 
 def _plain(value: Any) -> Any:
