@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType, MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -42,6 +42,8 @@ class _Arguments:
 class Configurable:
     """Remembers its constructor's arguments; subclasses need no `get_config` of their own."""
 
+    # Under which our classes are written down, as `family/Class`: part of the file format, wherever the class is.
+    _saved_family: ClassVar[str]
     _arguments: _Arguments
 
     def __new__(cls, *args: Any, **kwargs: Any):
@@ -77,12 +79,11 @@ class Configurable:
         return cls(**config)
 
 
-def registered_name(cls: type) -> str:
+def registered_name(cls: type[Configurable]) -> str:
     """The name under which a class is written down: `family/Class` for our own, `custom/Class` for a user's."""
     if cls in _NAMES:
         return _NAMES[cls]
-    parts = cls.__module__.split(".")
-    family = parts[1] if parts[0] == "epochal" and len(parts) > 1 else "custom"
+    family = cls._saved_family if cls.__module__.startswith("epochal.") else "custom"
     return f"{family}/{cls.__name__}"
 
 

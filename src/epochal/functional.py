@@ -22,6 +22,8 @@ from epochal.model import Model
 class Ref(Configurable):
     """Stands for tensor number `number` of a graph in the arguments of a call."""
 
+    _saved_family = "functional"
+
     def __init__(self, number: int):
         self.number = number
 
@@ -86,6 +88,7 @@ class Functional(Model):
         10
     """
 
+    _saved_family = "functional"
     casts_inputs = False
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True):

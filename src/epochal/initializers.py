@@ -33,6 +33,8 @@ Seed = Any  # an integer, a SeedStream or None; checked when the initializer is 
 class Initializer(Configurable):
     """The base of all initializers: an object called with a shape, which gives an array of that shape."""
 
+    _saved_family = "initializers"
+
     def __call__(self, shape: Shape, dtype: Any = None, key: Array | None = None) -> Array:
         """An array of `shape`.
 

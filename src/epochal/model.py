@@ -86,6 +86,8 @@ class Model(Layer):
         name: the model's name.
     """
 
+    _saved_family = "model"
+
     # The class that `Model(inputs, outputs)` makes; set by `epochal.functional`, which builds on this module.
     functional: Any = None
 

@@ -116,6 +116,8 @@ class SeedGenerator(Configurable, nnx.Pytree, pytree=False):
         False
     """
 
+    _saved_family = "random"
+
     def __init__(self, seed: Any = None, name: str | None = None):
         self.name = name or "seed_generator"
         self.state = SeedState(jnp.asarray(_words(next_seed() if seed is None else seed)))

@@ -19,6 +19,8 @@ from epochal.names import find
 class Regularizer(Configurable):
     """The base of all regularizers: an object called with an array, which gives a scalar penalty."""
 
+    _saved_family = "regularizers"
+
     def __call__(self, x: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array, ""]:
         """The penalty on `x`, an array of any shape."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(self, x)")

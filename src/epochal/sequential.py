@@ -57,6 +57,7 @@ class Sequential(Model):
         49
     """
 
+    _saved_family = "sequential"
     casts_inputs = False
 
     def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, trainable: bool = True):

@@ -57,6 +57,8 @@ class Layer(Configurable, nnx.Module):
         activity_regularizer: a regularizer of the output, divided by the batch size and added to the loss.
     """
 
+    _saved_family = "layers"
+
     # Whether row i of the output depends on row i of the input alone, or on other rows only through means that leave
     # padding out (`scope.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
     padding_safe = False

@@ -30,6 +30,8 @@ class Loss(Configurable):
         ValueError: an unknown reduction.
     """
 
+    _saved_family = "losses"
+
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None):
         if reduction not in REDUCTIONS:
             raise ValueError(f"Expected a reduction of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}.")

@@ -57,6 +57,8 @@ class Metric(Configurable):
         ...         return self.count
     """
 
+    _saved_family = "metrics"
+
     # Whether the metric is made of sums: a class that overrides `update_state` or `result` is not.
     additive = True
 

@@ -92,6 +92,8 @@ class Optimizer(Configurable):
         TypeError: an argument that does not exist.
     """
 
+    _saved_family = "optimizers"
+
     def __init__(
         self,
         learning_rate: Any = 0.001,

@@ -20,6 +20,8 @@ Rate = Float[Array, ""]
 class LearningRateSchedule(Configurable):
     """The base of all schedules: an object called with a step, which gives the learning rate of that step."""
 
+    _saved_family = "optimizers"
+
     def __call__(self, step: Any) -> Any:
         """The learning rate of `step`, an integer scalar, possibly traced by JAX."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(self, step)")
