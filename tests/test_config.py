@@ -103,10 +103,15 @@ def test_the_public_names_are_all_and_no_more(module: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [epochal, layers, losses, metrics, optimizers, activations, initializers, regularizers]
+    "module",
+    [
+        *(epochal, layers, losses, metrics, optimizers, activations, initializers, regularizers, optimizers.schedules),
+        *(config, epochal.backend, epochal.critical_batch, epochal.mixed_precision, epochal.random, epochal.saving),
+    ],
 )
-def test_all_names_in_all_are_there(module: Any) -> None:
-    assert [name for name in getattr(module, "__all__", []) if not hasattr(module, name)] == []
+def test_all_names_in_all_are_there_once(module: Any) -> None:
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert len(set(module.__all__)) == len(module.__all__)
 
 
 OURS = ["epochal.layers.core", "epochal.models.sequential", "epochal.a.new.room"]

@@ -7,6 +7,14 @@ import gc
 from epochal.layers.naming import forget_names
 from epochal.losses.functions import EPSILON
 
+__all__ = [
+    "backend",
+    "clear_session",
+    "epsilon",
+    "floatx",
+    "image_data_format",
+]
+
 
 def backend() -> str:
     """What computes: "jax"."""

@@ -20,6 +20,19 @@ from epochal.mixed_precision import dtype_policy as dtype_policy
 from epochal.mixed_precision import set_dtype_policy as set_dtype_policy
 from epochal.names import unknown
 
+__all__ = [
+    "Configurable",
+    "custom_object_scope",
+    "deserialize",
+    "dtype_policy",
+    "get_custom_objects",
+    "register",
+    "register_functions",
+    "registered_name",
+    "serialize",
+    "set_dtype_policy",
+]
+
 # "family/Class" -> class, e.g. "layers/Dense". Filled when a class is defined.
 _REGISTRY: dict[str, type] = {}
 # Names that users chose for their classes.

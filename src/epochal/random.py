@@ -24,6 +24,26 @@ from jaxtyping import Num, Shaped, UInt32
 from epochal import scope
 from epochal.config import Configurable
 
+__all__ = [
+    "SeedGenerator",
+    "SeedStream",
+    "beta",
+    "binomial",
+    "categorical",
+    "dropout",
+    "gamma",
+    "next_key",
+    "next_seed",
+    "normal",
+    "randint",
+    "seed_state",
+    "set_random_seed",
+    "set_seed_state",
+    "shuffle",
+    "truncated_normal",
+    "uniform",
+]
+
 
 class SeedStream:
     """Seeds in a fixed order from a first one: the same first seed gives the same sequence."""

@@ -15,6 +15,19 @@ from jaxtyping import Shaped
 from epochal.config import Configurable, deserialize
 from epochal.names import find
 
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "Regularizer",
+    "get",
+    "l1",
+    "l1_l2",
+    "l2",
+    "orthogonal_regularizer",
+]
+
 
 class Regularizer(Configurable):
     """The base of all regularizers: an object called with an array, which gives a scalar penalty."""

@@ -24,6 +24,20 @@ from epochal.config import get_custom_objects as get_custom_objects
 from epochal.layers.base import tracked
 from epochal.layers.weights import draw, weights_given_later
 
+__all__ = [
+    "CustomObjectScope",
+    "clone_model",
+    "custom_object_scope",
+    "get_custom_objects",
+    "load_model",
+    "load_weights",
+    "model_from_json",
+    "register_keras_serializable",
+    "save_model",
+    "save_weights",
+    "to_json",
+]
+
 FORMAT = 1
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
 _SINGLE_FILE = (".keras", ".zip")

@@ -13,6 +13,16 @@ from jaxtyping import Float
 
 from epochal.config import Configurable
 
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+]
+
 Number = int | float
 Rate = Float[Array, ""]
 
