@@ -20,12 +20,14 @@ import polars as pl
 import pyte
 import pytest
 
-from epochal import runfolder, tasks, trial
-from epochal.checkpoint import Store
-from epochal.cli import main
+from epochal.cli import networks
+from epochal.cli.options import Fit
+from epochal.cli.program import main
 from epochal.models import load_model
-from epochal.options import Fit
-from epochal.runfolder import read_history
+from epochal.plans import trial
+from epochal.runs import run_folder
+from epochal.runs.run_folder import read_history
+from epochal.runs.store import Store
 from epochal.tables import Preprocessing, Target, prepare, read_source
 
 PROGRAM = [sys.executable, "-m", "epochal"]
@@ -270,8 +272,8 @@ def test_predict_values_for_new_rows(prices, place):
 )
 def test_default_network_for_shapes(shape, image, task):
     target = Target("y", task, "number", (0, 1, 2) if task == "classification" else (), 50.0, 1e-6)
-    network = tasks.default_network(shape, target, 300)
-    assert tasks.is_image(shape) == image
+    network = networks.default_network(shape, target, 300)
+    assert networks.is_image(shape) == image
     assert any("convolution" in layer.name for layer in network.layers) == image
     out = network.predict(np.zeros((2, *shape), np.float32), verbose=0)
     assert out.shape == (2, target.outputs)
@@ -560,7 +562,7 @@ def test_a_fit_that_is_interrupted_goes_on(whole, tmp_path, monkeypatch, capsys)
             raise KeyboardInterrupt
 
     run = tmp_path / "r"
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main([*SHORT, str(run)]) == 130
     assert f"epochal fit --resume {run}" in capsys.readouterr().out
     assert read_json(run / "summary.json")["status"] == "interrupted"
@@ -576,7 +578,7 @@ def test_a_fit_killed_before_anything_was_kept_begins_again(whole, tmp_path):
     options = {**vars(Fit("digits", epochs=25, plot=False, run_dir=str(run)))}
     run.mkdir()
     record = {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32}
-    runfolder.write_begun(run, record)
+    run_folder.write_begun(run, record)
     (run / "log.jsonl").write_text('{"event": "start"}\n{"event": "epoch", "epoch": 1}\n')
     assert main(["fit", "--resume", str(run)]) == 0
     assert values_of(run) == values_of(whole)
@@ -595,9 +597,9 @@ def test_what_does_not_go_on(whole, tmp_path, capsys):
         folder.mkdir()
     options = {**vars(Fit("digits", epochs=1, plot=False, run_dir=str(run)))}
     record = {"options": options, "command": "epochal", "directory": str(tmp_path)}
-    runfolder.write_begun(run, {**record, "batch_size": 32})
-    runfolder.write_begun(other, {**record, "options": {"colour": 1}})
-    runfolder.write_begun(older, record)
+    run_folder.write_begun(run, {**record, "batch_size": 32})
+    run_folder.write_begun(other, {**record, "options": {"colour": 1}})
+    run_folder.write_begun(older, record)
     store = Store(run / "backup")
     store.lock()
     cases = [
@@ -624,11 +626,11 @@ def test_a_resumed_fit_says_what_is_wrong_with_its_checkpoints(tmp_path, monkeyp
             raise KeyboardInterrupt
 
     run = tmp_path / "r"
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main(["fit", "iris", "--epochs", "4", "--no-plot", "--verbose", "0", *FIXED, "--run-dir", str(run)]) == 130
     monkeypatch.undo()
     capsys.readouterr()
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 0)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 0)
     assert main(["fit", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("epochal: The run cannot go on: Checkpoint ")
@@ -656,7 +658,7 @@ def test_replay_shows_a_step_as_the_run_computed_it(tmp_path, monkeypatch, capsy
     command += ["--batch-size", "full", "--run-dir"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     losses = [float(row["loss"]) for row in read_rows(tmp_path / "whole" / "history.csv")]
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main([*command, str(run)]) == 130
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
@@ -684,7 +686,7 @@ def test_a_step_that_cannot_be_replayed(whole, tmp_path, capsys):
     run.mkdir()
     options = {**vars(Fit("iris", epochs=3, run_dir=str(run)))}
     record = {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32}
-    runfolder.write_begun(run, record)
+    run_folder.write_begun(run, record)
     step = ["--epoch", "1", "--batch", "1"]
     cases = [
         ([str(tmp_path / "absent"), *step], "There is no folder"),
@@ -796,9 +798,9 @@ def test_a_run_that_is_broken_off_is_kept_and_leaves_the_terminal_as_it_was(how,
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
-    made = [runfolder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
+    made = [run_folder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
     assert [folder.name for folder in made] == ["now-iris", "now-iris-2", "now-iris-3"]
-    assert runfolder.make_folder(made[0], exact=True) == made[0]
+    assert run_folder.make_folder(made[0], exact=True) == made[0]
 
 
 def test_a_network_of_logits_gets_a_softmax(tmp_path, capsys):

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import epochal
 from epochal import activations, config, initializers, layers, losses, metrics, optimizers, regularizers
-from epochal.config import deserialize, serialize
-from epochal.names import find
-from epochal.objective import _is_ours
+from epochal.engine.objective.objective import _is_ours
+from epochal.registry import configurable
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize, serialize
 
 OBJECTS = [
     layers.Dense(3, activation="relu", kernel_regularizer=regularizers.L2(0.1), name="a"),
@@ -137,17 +138,17 @@ USERS = ["mine", "epochal_extras.layers", "__main__"]
 def test_a_saved_name_is_of_the_class_and_not_of_its_file(
     base: Any, family: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "_REGISTRY", dict(config._REGISTRY))
+    monkeypatch.setattr(configurable, "_REGISTRY", dict(configurable._REGISTRY))
     moved = type(base)("Moved", (base,), {"__module__": module})
     ours = module in OURS
-    assert config.registered_name(moved) == (f"{family}/Moved" if ours else "custom/Moved")
-    assert (f"{family}/Moved" in config._REGISTRY) is ours
+    assert configurable.registered_name(moved) == (f"{family}/Moved" if ours else "custom/Moved")
+    assert (f"{family}/Moved" in configurable._REGISTRY) is ours
 
 
 @pytest.mark.parametrize("module", OURS + USERS)
 def test_what_is_ours_is_told_by_the_package_wherever_in_it(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding is safe with our layers alone, our mathematics is row by row, and our models build their own layers."""
-    monkeypatch.setattr(config, "_REGISTRY", dict(config._REGISTRY))
+    monkeypatch.setattr(configurable, "_REGISTRY", dict(configurable._REGISTRY))
     ours = module in OURS
     layer: Any = type(layers.Layer)("Moved", (layers.Layer,), {"__module__": module})
     assert layer.padding_safe is ours

@@ -17,7 +17,7 @@ from flax import nnx
 
 import epochal as keras
 from epochal import layers
-from epochal.layers.base import tracked
+from epochal.layers.base.tree import tracked
 
 X, Y = digits(64)
 

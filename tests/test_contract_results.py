@@ -20,7 +20,7 @@ from feeds import Listed, M, N, Plain, batches, errors, forever, line, still
 
 import epochal as keras
 from epochal import layers
-from epochal.runners import TrainRunner
+from epochal.engine.runners import TrainRunner
 
 mpl.use("Agg")
 X, Y = diabetes(N)

@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 
 import epochal as keras
 from epochal import layers
-from epochal.checkpoint import BrokenCheckpoint, Store, decode, read, write
+from epochal.runs.checkpoint_file import BrokenCheckpoint, read, write
+from epochal.runs.codec import decode
+from epochal.runs.store import Store
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -87,7 +89,7 @@ def ends_cleanly(folder: Path, reading: Callable[[], Any]) -> str | None:
             found = error
     if found is None:
         return None
-    assert type(found).__module__ in ("builtins", "epochal.checkpoint"), found
+    assert type(found).__module__ in ("builtins", "epochal.runs.store"), found
     assert not isinstance(found, UnicodeError)
     assert len(str(found)) > 10
     return str(found)

@@ -13,10 +13,12 @@ import pytest
 from flax import nnx
 from jaxtyping import TypeCheckError
 
-from epochal import activations, layers, scope
-from epochal.config import deserialize, serialize
-from epochal.layers.base import Weight, abstract_call
-from epochal.layers.graph import is_shape
+from epochal import activations, layers
+from epochal.layers.base.building import abstract_call
+from epochal.layers.base.weights import Weight
+from epochal.registry.serialize import deserialize, serialize
+from epochal.tracing import forward_pass
+from epochal.tracing.symbolic import is_shape
 
 
 class Of:
@@ -286,7 +288,7 @@ def functional(layer):
     def call(weights, x, training=False, context=None):
         placed = [weights[i] for i in np.argsort(order)]
         merged = nnx.merge(graph, jax.tree.unflatten(tree, placed), buffers, copy=True)
-        with scope.calling(context or scope.Call(training=training)):
+        with forward_pass.calling(context or forward_pass.Call(training=training)):
             y = merged(*as_arguments(x))
         return y, [v.get_value() for v in merged.non_trainable_weights]
 
@@ -390,7 +392,7 @@ def test_padding_rows_leave_batch_statistics_alone(real):
     ours, theirs, _ = pair(("BatchNormalization", {}, (3, 5)))
     x = draw((3, 5), "padded", rows=real)
     padded = np.concatenate([x, np.full((3, 3, 5), 100, "float32")])
-    context = scope.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
+    context = forward_pass.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
     call, weights = functional(ours)
 
     def real_rows(weights, x, training=False):
@@ -408,7 +410,7 @@ def test_padding_rows_leave_batch_statistics_alone(real):
 def test_batch_normalization_of_padding_alone_moves_nothing():
     layer = layers.BatchNormalization()
     layer(np.ones((2, 3)))
-    with scope.calling(scope.Call(training=True, rows=jnp.zeros(2))):
+    with forward_pass.calling(forward_pass.Call(training=True, rows=jnp.zeros(2))):
         assert np.isfinite(layer(np.ones((2, 3)))).all()
     close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
 
@@ -416,7 +418,7 @@ def test_batch_normalization_of_padding_alone_moves_nothing():
 def test_batch_normalization_of_another_axis_0_takes_all_rows():
     layer, plain = layers.BatchNormalization(), layers.BatchNormalization()
     x = draw((3,), rows=8)
-    with scope.calling(scope.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
+    with forward_pass.calling(forward_pass.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
         got = layer(x)
     close(got, plain(x, training=True))
 

@@ -26,9 +26,12 @@ import pytest
 from data import diabetes, digits
 
 import epochal as keras
-from epochal import checkpoint, layers, resume
+from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback
-from epochal.checkpoint import Store, read, write
+from epochal.engine import session
+from epochal.runs import checkpoint_file, keeper, snapshot
+from epochal.runs.checkpoint_file import read, write
+from epochal.runs.store import Store
 
 N, M, EPOCHS = 100, 16, 5
 
@@ -886,9 +889,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "epoch-000000-batch-000000000"
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 2)
     write(path, content(1))
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 1)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 1)
     message = f"Checkpoint {path} has format 2, this epochal reads up to 1: update epochal"
     model = dense()
     before = model.get_weights()
@@ -907,7 +910,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     holder = (
-        f"import time; from epochal.checkpoint import Store; store = Store({str(tmp_path)!r}); store.lock(); "
+        f"import time; from epochal.runs.store import Store; store = Store({str(tmp_path)!r}); store.lock(); "
         "print(1, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
@@ -967,13 +970,13 @@ class Written(Store):
         self.places.append((epoch, batch))
 
 
-class Nothing(resume.Run):
+class Nothing(snapshot.Run):
     """A run of which nothing is kept, which takes so many seconds of a clock."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock, self.seconds = clock, 0.0
 
-    def kept(self, mark: resume.Mark) -> dict[str, Any]:
+    def kept(self, mark: session.Mark) -> dict[str, Any]:
         self.clock[0] += self.seconds
         return {}
 
@@ -981,12 +984,12 @@ class Nothing(resume.Run):
 def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Nothing, Callable[..., None]]:
     """What a `Backup` writes, of which run, and what takes it to an epoch and a batch (None: its end) at a time."""
     clock = [0.0]
-    monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(keeper, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     store, run = Written(), Nothing(clock)
-    backup = resume.Backup(store, run, None, seconds, final=False)
+    backup = keeper.Backup(store, run, None, seconds, final=False)
 
     def at(now: float, epoch: int, batch: int | None = None) -> None:
-        clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
+        clock[0], mark = now, session.Mark(epoch, batch or 0, {})
         backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
 
     return store, run, at
@@ -1019,7 +1022,7 @@ def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypa
 
 def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go_on = threading.Event()
-    monkeypatch.setattr(checkpoint, "write", lambda path, content: may_go_on.wait(60))
+    monkeypatch.setattr(checkpoint_file, "write", lambda path, content: may_go_on.wait(60))
     store = Store(tmp_path)
     store.write(0, 1, {})
     assert store.busy

@@ -15,9 +15,10 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Shaped
 
-from epochal.beside import Beside
-from epochal.config import deserialize, register_functions
-from epochal.names import find
+from epochal.registry.configurable import register_functions
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize
+from epochal.tracing.attachments import Beside
 
 __all__ = [
     "celu",

@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal.config import Configurable, deserialize
-from epochal.names import find
 from epochal.random import SeedStream, next_key
+from epochal.registry.configurable import Configurable
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize
 
 __all__ = [
     "Constant",

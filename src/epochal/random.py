@@ -21,8 +21,8 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Num, Shaped, UInt32
 
-from epochal import scope
-from epochal.config import Configurable
+from epochal.registry.configurable import Configurable
+from epochal.tracing import forward_pass
 
 __all__ = [
     "SeedGenerator",
@@ -145,7 +145,7 @@ class SeedGenerator(Configurable, nnx.Pytree, pytree=False):
     def next(self) -> UInt32[Array, " 2"]:
         """The state, to be used as a seed; it moves on."""
         seed: Array = self.state.get_value()
-        call = scope.current()
+        call = forward_pass.current()
         try:
             self.state.set_value(seed + jnp.array([0, 1], jnp.uint32))
         except TraceContextError:

@@ -6,7 +6,8 @@ import math
 import re
 from typing import Any
 
-from epochal.callbacks.base import Callback, Logs
+from epochal.callbacks.callback import Callback
+from epochal.support.types import Logs
 from epochal.support.warn import warn
 
 # How the names of values end that should rise, and of those that should fall; "_1", "_2" may follow.

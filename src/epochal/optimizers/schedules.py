@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from epochal.config import Configurable
+from epochal.registry.configurable import Configurable
 
 __all__ = [
     "CosineDecay",
