@@ -29,7 +29,7 @@ import numpy as np
 from sklearn import datasets
 
 import epochal as keras
-from epochal.planning import plan_for_fit
+from epochal.models.planning import plan_for_fit
 from epochal.study.bench import Bench
 
 RESULTS = Path(__file__).parent / "RESULTS-auto.md"

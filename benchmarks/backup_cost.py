@@ -28,8 +28,8 @@ from peers import machine
 from sklearn.datasets import load_digits
 
 import epochal as keras
-from epochal.checkpoint import Store
-from epochal.resume import Backup
+from epochal.runs.keeper import Backup
+from epochal.runs.store import Store
 
 RESULTS = Path(__file__).parent / "RESULTS-backup.md"
 inside = {"seconds": 0.0, "depth": 0, "written": 0}

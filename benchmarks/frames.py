@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import epochal
-from epochal.program import Executable
+from epochal.runtime.program import Executable
 
 HERE = str(Path(epochal.__file__).parent)
 

@@ -137,11 +137,12 @@ def limit_address_space(more: int) -> None:
 
 def planned(model: Any, x: Any, y: Any) -> int:
     """The largest batch that is said to fit."""
-    from epochal import sources
-    from epochal import trial as trials
-    from epochal.batch_plan import max_batch_size
+    from epochal.data import examples
+    from epochal.plans import trial as trials
+    from epochal.plans.choice import max_batch_size
+    from epochal.plans.trial import Trial
 
-    trial = trials.Trial(model._training, sources.as_examples(x, y, method="plan"), None, 0, time.perf_counter)
+    trial = Trial(model._training, examples.as_examples(x, y, method="plan"), None, 0, time.perf_counter)
     trial._time = lambda sizes, seconds: None
     trial._seconds = {1: 1.0}  # this is about memory
     trials.SIZES = (32, 128, 512, 1024)  # about as many as a plan of a minute compiles
@@ -200,9 +201,9 @@ def run_step(family: str, share: float) -> None:
     """Two steps in a limited address space; prints the predicted bytes and those of the arguments."""
     import jax
 
-    from epochal.memory import program_bytes
-    from epochal.runners import TrainRunner
-    from epochal.training import Way
+    from epochal.engine.runners import TrainRunner
+    from epochal.models.trainer import Way
+    from epochal.runtime.memory import program_bytes
 
     size = SIZES.get(family, 1024)
     model, x, y = warmed(family, 2 * size)

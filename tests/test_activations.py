@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from epochal import activations
-from epochal.config import deserialize, serialize
+from epochal.registry.serialize import deserialize, serialize
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32) * 4
 PLAIN = sorted(set(activations.NAMES) - {"threshold", "sparsemax"})  # Keras 3.15's sparsemax is wrong, see below

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from keras.src.initializers.random_initializers import compute_fans
 
 from epochal import initializers
-from epochal.config import deserialize, serialize
 from epochal.random import SeedStream, set_random_seed
+from epochal.registry.serialize import deserialize, serialize
 
 PRESETS = ["glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "lecun_normal", "lecun_uniform"]
 RANDOM = [*PRESETS, "random_normal", "random_uniform", "truncated_normal", "variance_scaling", "orthogonal"]

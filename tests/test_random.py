@@ -13,7 +13,7 @@ from support.data import diabetes
 
 import epochal as keras
 from epochal import random
-from epochal.config import deserialize, serialize
+from epochal.registry.serialize import deserialize, serialize
 
 ONES = np.ones((4, 3), np.float32)
 LOGITS = np.log(np.array([[0.1, 0.9], [0.5, 0.5]], np.float32))

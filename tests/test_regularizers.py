@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from epochal import regularizers
-from epochal.config import deserialize, serialize
+from epochal.registry.serialize import deserialize, serialize
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 

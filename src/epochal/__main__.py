@@ -7,7 +7,8 @@ import signal
 import sys
 from typing import Any
 
-from epochal.cli import main, pressed
+from epochal.cli.fit import pressed
+from epochal.cli.program import main
 
 
 def run() -> None:

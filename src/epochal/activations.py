@@ -15,9 +15,46 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Shaped
 
-from epochal.beside import Beside
-from epochal.config import deserialize, register_functions
-from epochal.names import find
+from epochal.registry.configurable import register_functions
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize
+from epochal.tracing.attachments import Beside
+
+__all__ = [
+    "celu",
+    "elu",
+    "exponential",
+    "gelu",
+    "get",
+    "glu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "linear",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "softmax",
+    "softplus",
+    "softsign",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sparsemax",
+    "squareplus",
+    "swish",
+    "tanh",
+    "tanh_shrink",
+    "threshold",
+]
 
 In = Shaped[Array | np.ndarray, "*shape"]
 Out = Shaped[Array, "*shape"]

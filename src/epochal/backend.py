@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import gc
 
-from epochal.layers.naming import forget_names
 from epochal.losses.functions import EPSILON
+from epochal.registry.naming import forget_names
+
+__all__ = [
+    "backend",
+    "clear_session",
+    "epsilon",
+    "floatx",
+    "image_data_format",
+]
 
 
 def backend() -> str:

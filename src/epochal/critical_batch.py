@@ -16,6 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+__all__ = [
+    "Moments",
+    "NoiseEstimate",
+    "StepsToTarget",
+    "combined",
+    "fit_steps_to_target",
+    "moments",
+    "moments_of_batches",
+    "noise_scale",
+    "noise_scale_of_batches",
+    "ratio_interval",
+]
+
 Values = Float[np.ndarray, "k"]
 
 

@@ -13,9 +13,45 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal.config import Configurable, deserialize
-from epochal.names import find
 from epochal.random import SeedStream, next_key
+from epochal.registry.configurable import Configurable
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize
+
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "Ones",
+    "Orthogonal",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "Zeros",
+    "constant",
+    "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "identity",
+    "lecun_normal",
+    "lecun_uniform",
+    "ones",
+    "orthogonal",
+    "random_normal",
+    "random_uniform",
+    "truncated_normal",
+    "variance_scaling",
+    "zeros",
+]
 
 # The standard deviation of a standard normal that is cut off at -2 and 2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -32,6 +68,8 @@ Seed = Any  # an integer, a SeedStream or None; checked when the initializer is 
 
 class Initializer(Configurable):
     """The base of all initializers: an object called with a shape, which gives an array of that shape."""
+
+    _saved_family = "initializers"
 
     def __call__(self, shape: Shape, dtype: Any = None, key: Array | None = None) -> Array:
         """An array of `shape`.

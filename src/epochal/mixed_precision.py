@@ -9,6 +9,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
+__all__ = [
+    "DTypePolicy",
+    "Policy",
+    "dtype_policy",
+    "get",
+    "global_policy",
+    "set_dtype_policy",
+    "set_global_policy",
+]
+
 
 class DTypePolicy:
     """The type of a layer's weights, and the type it computes in.

@@ -21,8 +21,28 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Num, Shaped, UInt32
 
-from epochal import scope
-from epochal.config import Configurable
+from epochal.registry.configurable import Configurable
+from epochal.tracing import forward_pass
+
+__all__ = [
+    "SeedGenerator",
+    "SeedStream",
+    "beta",
+    "binomial",
+    "categorical",
+    "dropout",
+    "gamma",
+    "next_key",
+    "next_seed",
+    "normal",
+    "randint",
+    "seed_state",
+    "set_random_seed",
+    "set_seed_state",
+    "shuffle",
+    "truncated_normal",
+    "uniform",
+]
 
 
 class SeedStream:
@@ -116,6 +136,8 @@ class SeedGenerator(Configurable, nnx.Pytree, pytree=False):
         False
     """
 
+    _saved_family = "random"
+
     def __init__(self, seed: Any = None, name: str | None = None):
         self.name = name or "seed_generator"
         self.state = SeedState(jnp.asarray(_words(next_seed() if seed is None else seed)))
@@ -123,7 +145,7 @@ class SeedGenerator(Configurable, nnx.Pytree, pytree=False):
     def next(self) -> UInt32[Array, " 2"]:
         """The state, to be used as a seed; it moves on."""
         seed: Array = self.state.get_value()
-        call = scope.current()
+        call = forward_pass.current()
         try:
             self.state.set_value(seed + jnp.array([0, 1], jnp.uint32))
         except TraceContextError:

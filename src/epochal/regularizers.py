@@ -12,12 +12,28 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal.config import Configurable, deserialize
-from epochal.names import find
+from epochal.registry.configurable import Configurable
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "Regularizer",
+    "get",
+    "l1",
+    "l1_l2",
+    "l2",
+    "orthogonal_regularizer",
+]
 
 
 class Regularizer(Configurable):
     """The base of all regularizers: an object called with an array, which gives a scalar penalty."""
+
+    _saved_family = "regularizers"
 
     def __call__(self, x: Shaped[Array | np.ndarray, "*shape"]) -> Shaped[Array, ""]:
         """The penalty on `x`, an array of any shape."""

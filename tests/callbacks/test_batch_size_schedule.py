@@ -14,9 +14,11 @@ from support.data import diabetes
 from support.same import same
 
 import epochal as keras
-from epochal import display, layers, scale_learning_rate
+from epochal import layers, scale_learning_rate
 from epochal.callbacks import BackupAndRestore, BatchSizeSchedule, Callback, LambdaCallback, NoiseScale
-from epochal.screen import Paper
+from epochal.display import progress as display
+from epochal.display.progress import Bar
+from epochal.display.screens import Paper
 
 N = 100
 
@@ -138,12 +140,12 @@ def test_the_time_left_is_that_of_the_steps_with_the_new_batch_size(monkeypatch:
             bar, left = groups[0][0].split(), [part for part in groups[0] if part.endswith(" left")]
             shown.extend((bar[0], bar[-1], part) for part in left)
 
-    class Paced(display.Bar):
+    class Paced(Bar):
         def progress(self, kind: str, done: int, *rest: Any) -> None:
             clock.now = self._start + 2 * done
             super().progress(kind, done, *rest)
 
-    monkeypatch.setattr("epochal.model.display_for", lambda verbose: Paced(Sheet()))
+    monkeypatch.setattr("epochal.display.progress.display_for", lambda verbose: Paced(Sheet()))
     each_batch = LambdaCallback(on_train_batch_end=lambda batch, logs: None)
     fitted(linear(), 3, [BatchSizeSchedule({1: 30, 2: 5}), each_batch])
     expected = {("6/13", "12s", "14s left"), ("11/13", "22s", "4.0s left")}

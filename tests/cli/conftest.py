@@ -3,7 +3,7 @@
 import pytest
 from support.command_line import FLOWERS, SHORT, houses
 
-from epochal.cli import main
+from epochal.cli.program import main
 
 
 @pytest.fixture(scope="session")

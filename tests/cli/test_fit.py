@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from epochal.runs.run_folder import read_history
 from support.command_line import FIXED, FLOWERS, read_json
 
-from epochal import trial
-from epochal.cli import main
+from epochal.cli.program import main
 from epochal.models import load_model
-from epochal.runfolder import read_history
+from epochal.plans import trial
 from epochal.tables import prepare, read_source
 
 

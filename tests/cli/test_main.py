@@ -14,9 +14,9 @@ import time
 
 import pyte
 import pytest
+from epochal.runs import run_folder
 from support.command_line import FIXED, PROGRAM, read_json
 
-from epochal import runfolder
 from epochal.models import load_model
 from epochal.tables import prepare, read_source
 
@@ -113,9 +113,9 @@ def test_a_run_that_is_broken_off_is_kept_and_leaves_the_terminal_as_it_was(how,
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
-    made = [runfolder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
+    made = [run_folder.make_folder(tmp_path / "runs" / "now-iris", exact=False) for _ in range(3)]
     assert [folder.name for folder in made] == ["now-iris", "now-iris-2", "now-iris-3"]
-    assert runfolder.make_folder(made[0], exact=True) == made[0]
+    assert run_folder.make_folder(made[0], exact=True) == made[0]
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):

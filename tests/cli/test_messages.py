@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from support.command_line import houses
 
-from epochal.cli import main
+from epochal.cli.program import main
 
 FILES = {
     "empty.csv": "",

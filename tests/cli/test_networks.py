@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.command_line import FIXED, read_json, read_rows
 
-from epochal import tasks
-from epochal.cli import main
+from epochal.cli import networks
+from epochal.cli.program import main
 from epochal.tables import Target
 
 # -- the network
@@ -24,8 +24,8 @@ from epochal.tables import Target
 )
 def test_default_network_for_shapes(shape, image, task):
     target = Target("y", task, "number", (0, 1, 2) if task == "classification" else (), 50.0, 1e-6)
-    network = tasks.default_network(shape, target, 300)
-    assert tasks.is_image(shape) == image
+    network = networks.default_network(shape, target, 300)
+    assert networks.is_image(shape) == image
     assert any("convolution" in layer.name for layer in network.layers) == image
     out = network.predict(np.zeros((2, *shape), np.float32), verbose=0)
     assert out.shape == (2, target.outputs)

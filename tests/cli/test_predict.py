@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from support.command_line import houses, read_json, read_rows
 
-from epochal.cli import main
+from epochal.cli.program import main
 from epochal.models import load_model
 from epochal.tables import Preprocessing, read_source
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from epochal.runs import run_folder
 from support.command_line import read_rows
 
-from epochal import runfolder
-from epochal.cli import main
-from epochal.options import Fit
+from epochal.cli.options import Fit
+from epochal.cli.program import main
 from epochal.tables import read_source
 
 
@@ -21,7 +21,7 @@ def test_replay_shows_a_step_as_the_run_computed_it(tmp_path, monkeypatch, capsy
     command += ["--batch-size", "full", "--run-dir"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     losses = [float(row["loss"]) for row in read_rows(tmp_path / "whole" / "history.csv")]
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main([*command, str(run)]) == 130
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
@@ -49,7 +49,7 @@ def test_a_step_that_cannot_be_replayed(whole, tmp_path, capsys):
     run.mkdir()
     options = {**vars(Fit("iris", epochs=3, run_dir=str(run)))}
     record = {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32}
-    runfolder.write_begun(run, record)
+    run_folder.write_begun(run, record)
     step = ["--epoch", "1", "--batch", "1"]
     cases = [
         ([str(tmp_path / "absent"), *step], "There is no folder"),

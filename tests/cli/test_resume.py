@@ -6,13 +6,13 @@ import signal
 import subprocess
 import time
 
+from epochal.runs import run_folder
+from epochal.runs.store import Store
 from support.command_line import FIXED, PROGRAM, SHORT, read_json
 
-from epochal import runfolder
-from epochal.checkpoint import Store
-from epochal.cli import main
+from epochal.cli.options import Fit
+from epochal.cli.program import main
 from epochal.models import load_model
-from epochal.options import Fit
 
 
 def values_of(folder):
@@ -58,7 +58,7 @@ def test_a_fit_that_is_interrupted_goes_on(whole, tmp_path, monkeypatch, capsys)
             raise KeyboardInterrupt
 
     run = tmp_path / "r"
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main([*SHORT, str(run)]) == 130
     assert f"epochal fit --resume {run}" in capsys.readouterr().out
     assert read_json(run / "summary.json")["status"] == "interrupted"
@@ -74,7 +74,7 @@ def test_a_fit_killed_before_anything_was_kept_begins_again(whole, tmp_path):
     options = {**vars(Fit("digits", epochs=25, plot=False, run_dir=str(run)))}
     run.mkdir()
     record = {"options": options, "command": "epochal", "directory": str(tmp_path), "batch_size": 32}
-    runfolder.write_begun(run, record)
+    run_folder.write_begun(run, record)
     (run / "log.jsonl").write_text('{"event": "start"}\n{"event": "epoch", "epoch": 1}\n')
     assert main(["fit", "--resume", str(run)]) == 0
     assert values_of(run) == values_of(whole)
@@ -93,9 +93,9 @@ def test_what_does_not_go_on(whole, tmp_path, capsys):
         folder.mkdir()
     options = {**vars(Fit("digits", epochs=1, plot=False, run_dir=str(run)))}
     record = {"options": options, "command": "epochal", "directory": str(tmp_path)}
-    runfolder.write_begun(run, {**record, "batch_size": 32})
-    runfolder.write_begun(other, {**record, "options": {"colour": 1}})
-    runfolder.write_begun(older, record)
+    run_folder.write_begun(run, {**record, "batch_size": 32})
+    run_folder.write_begun(other, {**record, "options": {"colour": 1}})
+    run_folder.write_begun(older, record)
     store = Store(run / "backup")
     store.lock()
     cases = [
@@ -122,11 +122,11 @@ def test_a_resumed_fit_says_what_is_wrong_with_its_checkpoints(tmp_path, monkeyp
             raise KeyboardInterrupt
 
     run = tmp_path / "r"
-    monkeypatch.setattr("epochal.cli._stop_if_pressed", press)
+    monkeypatch.setattr("epochal.cli.fit._stop_if_pressed", press)
     assert main(["fit", "iris", "--epochs", "4", "--no-plot", "--verbose", "0", *FIXED, "--run-dir", str(run)]) == 130
     monkeypatch.undo()
     capsys.readouterr()
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 0)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 0)
     assert main(["fit", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("epochal: The run cannot go on: Checkpoint ")

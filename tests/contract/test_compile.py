@@ -15,7 +15,8 @@ from support.data import diabetes
 from support.same import same
 
 import epochal as keras
-from epochal import layers, loop
+from epochal import layers
+from epochal.engine import pacing, runners
 
 X, Y = diabetes(40)
 M = 8  # 5 batches
@@ -139,14 +140,14 @@ def test_A3_steps_per_epoch_3_runs_3_with_2_per_execution(form: str) -> None:
 
 def test_A3_auto_runs_one_step_per_call_when_a_callback_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     executions: list[int] = []
-    original = loop.TrainRunner.run
+    original = runners.TrainRunner.run
 
     def run(self: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
         executions.append(last - first)
         return original(self, executable, block, tally, first, last)
 
-    monkeypatch.setattr(loop.TrainRunner, "run", run)
-    monkeypatch.setattr(loop.Watch, "SLICE", 1e9)
+    monkeypatch.setattr(runners.TrainRunner, "run", run)
+    monkeypatch.setattr(pacing.Watch, "SLICE", 1e9)
     model = line()
     model.fit(X, Y, batch_size=1, verbose=0, callbacks=Hooks(keras).callback)
     assert executions == [1] * 40

@@ -29,7 +29,7 @@ from support.data import digits
 from support.same import same
 
 import epochal as keras
-from epochal import display, screen
+from epochal.display import progress, screens
 
 X, Y = digits(64)
 
@@ -53,7 +53,7 @@ class Plain:
         return iter([(X[i : i + 16], Y[i : i + 16]) for i in range(0, 48, 16)])
 
 
-class Sheet(screen.Paper):
+class Sheet(screens.Paper):
     """Notes what is drawn."""
 
     width = 200
@@ -63,17 +63,17 @@ class Sheet(screen.Paper):
         self.kept: list[str] = []
 
     def show(self, *groups: Sequence[str]) -> None:
-        self.shown.append(screen.wrapped(groups, self.width))
+        self.shown.append(screens.wrapped(groups, self.width))
 
     def keep(self, *groups: Sequence[str]) -> None:
-        self.kept.append(screen.wrapped(groups, self.width))
+        self.kept.append(screens.wrapped(groups, self.width))
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Time as the display sees it, in `now`."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(display, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -121,21 +121,21 @@ class ZMQInteractiveShell:
 @pytest.mark.parametrize(
     ("place", "verbose", "expected"),
     [
-        ("nothing", "auto", display.Lines),
-        ("terminal", "auto", display.Bar),
-        ("terminal", 1, display.Bar),
-        ("terminal", True, display.Bar),
-        ("terminal", 2, display.Lines),
-        ("terminal", 0, display.Display),
-        ("terminal", False, display.Display),
-        ("notebook", "auto", display.Bar),
-        ("file", "auto", display.Lines),
-        ("file", 1, display.Lines),
-        ("dumb terminal", "auto", display.Lines),
-        ("ci", "auto", display.Lines),
-        ("ci", 1, display.Bar),
-        ("second process", "auto", display.Lines),
-        ("second process", 1, display.Bar),
+        ("nothing", "auto", progress.Lines),
+        ("terminal", "auto", progress.Bar),
+        ("terminal", 1, progress.Bar),
+        ("terminal", True, progress.Bar),
+        ("terminal", 2, progress.Lines),
+        ("terminal", 0, progress.Display),
+        ("terminal", False, progress.Display),
+        ("notebook", "auto", progress.Bar),
+        ("file", "auto", progress.Lines),
+        ("file", 1, progress.Lines),
+        ("dumb terminal", "auto", progress.Lines),
+        ("ci", "auto", progress.Lines),
+        ("ci", 1, progress.Bar),
+        ("second process", "auto", progress.Lines),
+        ("second process", 1, progress.Bar),
     ],
 )
 def test_J_auto_is_a_bar_on_a_terminal_or_notebook_and_lines_elsewhere(
@@ -153,7 +153,7 @@ def test_J_auto_is_a_bar_on_a_terminal_or_notebook_and_lines_elsewhere(
         monkeypatch.setenv("CI", "true")
     if place == "second process":
         monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert type(display.display_for(verbose)) is expected
+    assert type(progress.display_for(verbose)) is expected
 
 
 def test_J_verbose_of_another_value_is_an_error_before_training() -> None:
@@ -166,7 +166,7 @@ def test_J_verbose_of_another_value_is_an_error_before_training() -> None:
 
 def test_J_the_bar_shows_steps_times_speeds_and_running_values(clock: Any) -> None:
     sheet = Sheet()
-    bar = display.Bar(sheet)
+    bar = progress.Bar(sheet)
     bar.train_begin(3)
     bar.epoch_begin(1, 200)
     clock.now += 2
@@ -192,7 +192,7 @@ def test_J_the_bar_redraws_at_most_ten_times_a_second_and_reads_values_only_then
         reads.append(clock.now)
         return {"loss": 0.5}
 
-    bar = display.Bar(sheet)
+    bar = progress.Bar(sheet)
     bar.train_begin(100)
     for epoch in range(100):  # short epochs are no exception
         bar.epoch_begin(epoch, 10)
@@ -207,7 +207,7 @@ def test_J_the_bar_redraws_at_most_ten_times_a_second_and_reads_values_only_then
 
 def test_J_compiling_is_shown_as_such_and_is_no_part_of_the_time_per_step(clock: Any) -> None:
     sheet = Sheet()
-    bar = display.Bar(sheet)
+    bar = progress.Bar(sheet)
     bar.train_begin(1)
     bar.epoch_begin(0, 100)
     bar.compiling("train")
@@ -233,8 +233,8 @@ def test_J_compiling_is_shown_as_such_and_is_no_part_of_the_time_per_step(clock:
 def shown_by(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Sheet:
     """What `run` draws, every change of it."""
     sheet = Sheet()
-    monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
-    monkeypatch.setattr("epochal.model.display_for", lambda verbose: display.Bar(sheet))
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("epochal.display.progress.display_for", lambda verbose: progress.Bar(sheet))
     run()
     return sheet
 
@@ -243,7 +243,7 @@ def test_J_a_fit_tells_the_display_of_compiling_once_and_counts_examples_exactly
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, looks = fresh(), []
-    monkeypatch.setattr(display.Lines, "pass_end", lambda self, kind, *counts: looks.append((kind, *counts)))
+    monkeypatch.setattr(progress.Lines, "pass_end", lambda self, kind, *counts: looks.append((kind, *counts)))
     sheet = shown_by(lambda: model.fit(X[:42], Y[:42], batch_size=8, epochs=2, validation_split=0.25), monkeypatch)
     assert sum("compiling…" in text.split(" - ") for text in sheet.shown) == 2
     assert looks == [("train", 4, 31), ("test", 2, 11)] * 2  # the short last batches have 7 and 3
@@ -336,7 +336,7 @@ def test_J_on_a_real_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> 
                 self.model.evaluate(X, Y, batch_size=32)
 
     terminal = RealTerminal(columns, monkeypatch)
-    monkeypatch.setattr(display, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     classifier().fit(X, Y, batch_size=16, epochs=2, validation_data=(X, Y), validation_batch_size=4, callbacks=Talks())
     lines = terminal.lines(monkeypatch)
     heads = [line for line in lines if "━━" in line]
@@ -377,7 +377,7 @@ def test_J_after_an_exception_the_cursor_is_back_and_the_bar_stays(monkeypatch: 
 
 def test_J_a_value_wider_than_the_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = RealTerminal(20, monkeypatch)
-    own = screen.Terminal()
+    own = screens.Terminal()
     for draw in (own.show, own.show, own.keep):
         draw(["1/2 ━━──"], ["loss: 0.5", "a_name_of_a_metric_that_is_long: 0.1234"])
     lines = terminal.lines(monkeypatch)
@@ -442,7 +442,7 @@ def test_J_a_file_gets_plain_lines(
 def test_J_signs_that_the_encoding_lacks_are_written_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as file:
         monkeypatch.setattr(sys, "stdout", file)
-        screen.Paper().keep(["1/2 ━─", "12µs/step", "compiling…", "größe: 1"])
+        screens.Paper().keep(["1/2 ━─", "12µs/step", "compiling…", "größe: 1"])
         monkeypatch.undo()
         file.flush()
         assert file.buffer.getvalue() == b"1/2 =- - 12us/step - compiling... - gr??e: 1\n"

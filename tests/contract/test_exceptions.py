@@ -19,7 +19,7 @@ from support.feeds import Listed, M, N, batches, errors, forever, line
 from support.same import same
 
 import epochal as keras
-from epochal.runners import TrainRunner
+from epochal.engine.runners import TrainRunner
 
 X, Y = diabetes(N)
 ITEMS = batches(X, Y)  # 6 batches, the last one short

@@ -9,7 +9,8 @@ import numpy as np
 import polars
 import pytest
 
-from epochal.sources import as_examples, as_validation, class_weights, split
+from epochal.data.examples import as_examples, as_validation, split
+from epochal.data.targets import class_weights
 
 
 def test_floats_become_float32_integers_stay_and_lists_become_arrays() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epochal.array_feed import ArrayFeed
-from epochal.feed import take
-from epochal.sources import as_examples
+from epochal.data.examples import as_examples
+from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.data.feeds.block import take
 
 SIZES = {"n": st.integers(1, 60), "m": st.integers(1, 25)}
 

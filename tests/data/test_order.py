@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epochal.order import Batches, block_order, epoch_order
+from epochal.data.order import Batches, block_order, epoch_order
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 10_000)

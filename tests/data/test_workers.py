@@ -24,7 +24,7 @@ from support.data import diabetes
 from support.feeds import N, batches, still
 
 import epochal as keras
-from epochal.workers import Workers
+from epochal.data.streams.workers import Workers
 
 # The classes of this file go to the processes with their code: importing the file there would take a second more.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -5,7 +5,8 @@ import math
 import matplotlib.image
 import pytest
 
-from epochal.report import draw_curves, listed, plateau, shown_metric
+from epochal.display.curves import draw_curves, plateau, shown_metric
+from epochal.display.text import listed
 
 
 def curves(n=40):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from epochal import trial
+from epochal.plans import trial
 
 DOCS = Path(__file__).parents[2] / "docs"
 

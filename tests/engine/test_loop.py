@@ -17,11 +17,12 @@ from support.models import small
 from support.same import same
 
 import epochal as keras
-from epochal import feed, loop
-from epochal import model as model_module
-from epochal.array_feed import ArrayFeed
-from epochal.objective import Tally
-from epochal.sources import as_examples
+from epochal.data.examples import as_examples
+from epochal.data.feeds import feed
+from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.engine import loop, pacing, runners
+from epochal.engine.objective.tally import Tally
+from epochal.models import model as model_module
 
 layers = keras.layers
 
@@ -72,8 +73,8 @@ def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for
 ) -> None:
     x, y = digits(200)
 
-    def run(slice_seconds: float = loop.Watch.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
-        monkeypatch.setattr(loop.Watch, "SLICE", slice_seconds)
+    def run(slice_seconds: float = pacing.Watch.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
+        monkeypatch.setattr(pacing.Watch, "SLICE", slice_seconds)
         model = small(dropout=0.2, **arguments)
         history = model.fit(**kind(x, y, tmp_path), epochs=2, verbose=0, callbacks=observer)
         return model.get_weights(), history.history
@@ -215,14 +216,14 @@ def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = []
-    original = loop.TrainRunner.run
+    original = runners.TrainRunner.run
 
     def spy(self: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
         counts.append(last - first)
         return original(self, executable, block, tally, first, last)
 
-    monkeypatch.setattr(loop.TrainRunner, "run", spy)
-    monkeypatch.setattr(loop.Watch, "SLICE", 0.0)
+    monkeypatch.setattr(runners.TrainRunner, "run", spy)
+    monkeypatch.setattr(pacing.Watch, "SLICE", 0.0)
     watching = Watching()
     small(dropout=0.2, steps_per_execution=10).fit(*digits(400), batch_size=16, verbose=0, callbacks=watching)
     assert set(counts) == {1}
@@ -243,7 +244,7 @@ class Machine:
         self.lengths: list[float] = []
         self._ends: dict[int, float] = {}
         self._tallies: list[Any] = []  # kept, so that no two have the same id
-        run, wait = loop.TrainRunner.run, jax.block_until_ready
+        run, wait = runners.TrainRunner.run, jax.block_until_ready
 
         def timed(runner: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
             tally = run(runner, executable, block, tally, first, last)
@@ -261,8 +262,8 @@ class Machine:
         patch.setattr(loop, "time", self)
         patch.setattr(feed, "time", self)
         patch.setattr(jax, "block_until_ready", waited)
-        patch.setattr(loop.TrainRunner, "run", timed)
-        patch.setattr(loop._Flight, "ready", property(lambda flight: self._ends[id(flight.tally.sums)] <= self.now))
+        patch.setattr(runners.TrainRunner, "run", timed)
+        patch.setattr(pacing._Flight, "ready", property(lambda flight: self._ends[id(flight.tally.sums)] <= self.now))
 
     def perf_counter(self) -> float:
         return self.now

@@ -13,9 +13,9 @@ from support.micro_batches import assert_same, classifier
 from support.same import same
 
 import epochal as keras
-from epochal import memory
-from epochal import micro as pieces
-from epochal.runners import TrainRunner
+from epochal.engine import out_of_memory
+from epochal.engine.runners import TrainRunner
+from epochal.runtime import memory
 
 layers, losses = keras.layers, keras.losses
 
@@ -75,7 +75,7 @@ def test_a_step_near_the_limit_runs_alone_and_a_second_time_if_the_one_before_st
         model = line(loss="mse")
         with monkeypatch.context() as patch:
             if near:
-                patch.setattr(pieces, "LAG", 0)
+                patch.setattr(out_of_memory, "LAG", 0)
                 patch.setattr(TrainRunner, "_update", late)
                 patch.setattr(memory, "limit", lambda **given: memory.Limit(3000, "the test"))
                 patch.setattr(memory, "step_bytes", lambda *given: 2000)  # more than half

@@ -15,9 +15,9 @@ from support.micro_batches import assert_same, classifier
 from support.same import same
 
 import epochal as keras
-from epochal.array_feed import ArrayFeed
-from epochal.runners import TrainRunner
-from epochal.sources import as_examples
+from epochal.data.examples import as_examples
+from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.engine.runners import TrainRunner
 
 layers, losses = keras.layers, keras.losses
 

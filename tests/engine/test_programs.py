@@ -18,11 +18,11 @@ from support.models import small
 from support.same import same
 
 import epochal as keras
-from epochal import loop
-from epochal.array_feed import ArrayFeed
-from epochal.feed import take
-from epochal.sources import as_examples
-from epochal.sums import accumulate
+from epochal.data.examples import as_examples
+from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.data.feeds.block import take
+from epochal.engine import runners
+from epochal.engine.objective.tally import accumulate
 
 layers = keras.layers
 
@@ -380,14 +380,14 @@ def test_two_models_train_in_two_threads_without_disturbing_each_other() -> None
 def test_A3_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:
     x, y = digits(1700)
     lasts = []
-    original = loop.TrainRunner.run
+    original = runners.TrainRunner.run
 
     def spy(self: Any, executable: Any, block: Any, sums: Any, first: int, last: int) -> Any:
         lasts.append(last - first)
         return original(self, executable, block, sums, first, last)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.TrainRunner, "run", spy)
+        patch.setattr(runners.TrainRunner, "run", spy)
         small().fit(x, y, batch_size=1, verbose=0)
     assert sum(lasts) == 1700
     assert max(lasts) > 8

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epochal import layers, scope
+from epochal import layers
 from epochal.random import set_random_seed
+from epochal.tracing import forward_pass
 
 # most of these tests' time is compiling
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -18,7 +19,7 @@ def draw(shape, rows=4):
 
 def in_pass(layer, x, ids, *, key=0, rows=None):
     def run(x, ids):
-        with scope.calling(scope.Call(training=True, rows=rows, ids=ids, key=jax.random.key(key))):
+        with forward_pass.calling(forward_pass.Call(training=True, rows=rows, ids=ids, key=jax.random.key(key))):
             return layer(x)
 
     layer._ensure_built(x)
@@ -63,7 +64,7 @@ def test_no_noise_outside_of_training(number):
     layer, shape = noise_layers()[number]
     x = draw(shape)
     np.testing.assert_array_equal(layer(x), x)
-    with scope.calling(scope.Call(training=True)):  # no key: shapes are being computed
+    with forward_pass.calling(forward_pass.Call(training=True)):  # no key: shapes are being computed
         np.testing.assert_array_equal(layer(x), x)
     set_random_seed(1)
     first = layer(x, training=True)

@@ -20,7 +20,7 @@ from support.layer_cases import (
 )
 
 from epochal import layers
-from epochal.config import deserialize, serialize
+from epochal.registry.serialize import deserialize, serialize
 
 each_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 

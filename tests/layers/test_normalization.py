@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from support.layer_cases import close, draw, everything, functional, keras_functional, pair
 
-from epochal import layers, scope
+from epochal import layers
+from epochal.tracing import forward_pass
 
 
 def keras_weights(layer):
@@ -26,7 +27,7 @@ def test_padding_rows_leave_batch_statistics_alone(real):
     ours, theirs, _ = pair(("BatchNormalization", {}, (3, 5)))
     x = draw((3, 5), "padded", rows=real)
     padded = np.concatenate([x, np.full((3, 3, 5), 100, "float32")])
-    context = scope.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
+    context = forward_pass.Call(training=True, rows=jnp.asarray([1.0] * real + [0.0] * 3))
     call, weights = functional(ours)
 
     def real_rows(weights, x, training=False):
@@ -44,7 +45,7 @@ def test_padding_rows_leave_batch_statistics_alone(real):
 def test_batch_normalization_of_padding_alone_moves_nothing():
     layer = layers.BatchNormalization()
     layer(np.ones((2, 3)))
-    with scope.calling(scope.Call(training=True, rows=jnp.zeros(2))):
+    with forward_pass.calling(forward_pass.Call(training=True, rows=jnp.zeros(2))):
         assert np.isfinite(layer(np.ones((2, 3)))).all()
     close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
 
@@ -52,7 +53,7 @@ def test_batch_normalization_of_padding_alone_moves_nothing():
 def test_batch_normalization_of_another_axis_0_takes_all_rows():
     layer, plain = layers.BatchNormalization(), layers.BatchNormalization()
     x = draw((3,), rows=8)
-    with scope.calling(scope.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
+    with forward_pass.calling(forward_pass.Call(training=True, rows=jnp.asarray([1.0, 0.0]))):
         got = layer(x)
     close(got, plain(x, training=True))
 

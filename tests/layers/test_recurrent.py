@@ -13,10 +13,11 @@ from flax import nnx
 from support.sequences import FEATURES, MASK, ZEROS, N, T, close, draw, with_weights
 
 import epochal
-from epochal import layers, scope
-from epochal.layers.base import Weight
-from epochal.layers.recurrence import recur
-from epochal.masks import get_mask, set_mask
+from epochal import layers
+from epochal.layers.base.weights import Weight
+from epochal.ops.kernels.recurrence import recur
+from epochal.tracing import forward_pass
+from epochal.tracing.masks import get_mask, set_mask
 
 # most of these tests' time is compiling
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -225,7 +226,7 @@ def in_pass(layer: Any, x: Any, ids: Any, **named: Any) -> np.ndarray:
     layer._ensure_built(x)
 
     def run(x: Any, ids: Any, named: Any) -> Any:
-        with scope.calling(scope.Call(training=True, ids=ids, key=jax.random.key(0))):
+        with forward_pass.calling(forward_pass.Call(training=True, ids=ids, key=jax.random.key(0))):
             return layer(x, **named)
 
     return np.asarray(fast(run)(x, jnp.asarray(ids, jnp.uint32), named))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from epochal import losses, metrics
-from epochal.config import deserialize, serialize
 from epochal.losses import Loss
+from epochal.registry.serialize import deserialize, serialize
 
 N, C = 12, 4
 rng = np.random.default_rng(0)

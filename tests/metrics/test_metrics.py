@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from epochal import losses, metrics
-from epochal.config import deserialize, serialize
 from epochal.metrics import Metric
+from epochal.registry.serialize import deserialize, serialize
 
 N, C = 30, 4
 rng = np.random.default_rng(1)

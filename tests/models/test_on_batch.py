@@ -14,7 +14,7 @@ from support.data import diabetes, digits
 from support.same import same
 
 import epochal as keras
-from epochal import loop
+from epochal.engine import runners
 
 layers = keras.layers
 SIZES = [1, 2, 3, 5, 7, 9, 13, 17, 22, 31, 32, 33, 40, 63, 64, 65, 100, 150, 222, 300]
@@ -167,17 +167,17 @@ def test_H7_ctrl_c_in_train_on_batch_never_takes_the_model_apart(monkeypatch: py
     x, y = digits(20)
     model = classifier()
     model.train_on_batch(x, y)
-    original = loop.TrainRunner._keep
+    original = runners.TrainRunner._keep
 
     def pressed(self: Any, state: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         original(self, state)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(loop.TrainRunner, "_keep", pressed)
+    monkeypatch.setattr(runners.TrainRunner, "_keep", pressed)
     with pytest.raises(KeyboardInterrupt):
         model.train_on_batch(x, y)
-    monkeypatch.setattr(loop.TrainRunner, "_keep", original)
+    monkeypatch.setattr(runners.TrainRunner, "_keep", original)
     assert signal.getsignal(signal.SIGINT) is handler
     assert model.optimizer.iterations == 2
     model.train_on_batch(x, y)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from epochal.layers import convolution
-from epochal.layers.convolution import average_pool, convolve, convolve_transposed, max_pool
+from epochal.ops.kernels import convolution
+from epochal.ops.kernels.convolution import average_pool, convolve, convolve_transposed, max_pool
 
 # space, window, strides, dilation, groups; channels in and out are 4 and 8
 CASES = [

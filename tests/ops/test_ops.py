@@ -16,9 +16,9 @@ from support.data import digits
 
 import epochal as keras
 from epochal import ops
-from epochal.config import deserialize, serialize
-from epochal.functional import Graph
-from epochal.layers.graph import SymbolicTensor
+from epochal.models.functional import Graph
+from epochal.registry.serialize import deserialize, serialize
+from epochal.tracing.symbolic import SymbolicTensor
 
 rng = np.random.default_rng(3)
 

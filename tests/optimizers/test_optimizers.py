@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from epochal import optimizers
-from epochal.config import deserialize, serialize
 from epochal.optimizers import schedules
+from epochal.registry.serialize import deserialize, serialize
 
 NAMES = ["dense/kernel", "dense/bias", "conv/kernel", "embedding/embeddings"]
 SHAPES = [(6, 4), (4,), (2, 2, 3, 2), (5, 3)]

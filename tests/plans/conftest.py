@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epochal import trial
+from epochal.plans import trial
 
 
 @pytest.fixture(scope="module")

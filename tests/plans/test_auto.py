@@ -10,7 +10,7 @@ from support.data import breast_cancer, digits
 from support.planning import everything, network, unchanged
 
 import epochal as keras
-from epochal import planning
+from epochal.models import planning
 
 
 def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, capsys):

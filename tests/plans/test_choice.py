@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from epochal import batch_plan
-from epochal.batch_plan import BatchPlan, Measurements, make_plan
 from epochal.critical_batch import NoiseEstimate
-from epochal.memory import Limit
+from epochal.plans import choice
+from epochal.plans.measurements import Measurements
+from epochal.plans.plan import BatchPlan, make_plan
+from epochal.runtime.memory import Limit
 
 SIZES = (4, 16, 64, 256, 1024)
 
@@ -141,20 +142,20 @@ def test_of_one_measured_size_half_is_taken_to_be_the_step_s_own_and_the_choice_
 
 
 def test_a_line_through_measured_times_is_found_again_and_never_slopes_down():
-    found = batch_plan.line({m: 3.0 + 0.5 * m for m in SIZES})
+    found = choice.line({m: 3.0 + 0.5 * m for m in SIZES})
     assert (found.a, found.b, found.error) == pytest.approx((3.0, 0.5, 0.0), abs=1e-9)
-    falling = batch_plan.line({1: 2.0, 100: 1.0})
+    falling = choice.line({1: 2.0, 100: 1.0})
     assert falling.a > 0
     assert falling.b == 0
-    through = batch_plan.line({10: 1.0, 1000: 200.0})
+    through = choice.line({10: 1.0, 1000: 200.0})
     assert through.a == 0
     assert through.b > 0
 
 
 def test_between_measured_sizes_values_are_straight_on_log_scales():
-    assert batch_plan.between({10: 1.0, 1000: 100.0}, 100) == pytest.approx(10.0)
-    assert batch_plan.between({10: 1.0, 1000: 100.0}, 5) == 1.0
-    assert batch_plan.between({10: 1.0, 1000: 1.5}, 2000) == pytest.approx(3.0)
+    assert choice.between({10: 1.0, 1000: 100.0}, 100) == pytest.approx(10.0)
+    assert choice.between({10: 1.0, 1000: 100.0}, 5) == 1.0
+    assert choice.between({10: 1.0, 1000: 1.5}, 2000) == pytest.approx(3.0)
 
 
 def test_table_always_has_the_sizes_people_ask_for_and_marks_one():

@@ -13,10 +13,12 @@ from support.planning import everything, network, unchanged
 from support.same import same
 
 import epochal as keras
-from epochal import planning, trial
-from epochal.batch_plan import BatchPlan, make_plan
 from epochal.critical_batch import Moments, combined
-from epochal.sources import as_examples
+from epochal.data.examples import as_examples
+from epochal.engine import example_gradients
+from epochal.models import planning
+from epochal.plans import trial
+from epochal.plans.plan import BatchPlan, make_plan
 
 # -- measuring
 
@@ -64,7 +66,7 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
         assert not unchanged(everything(model), before)  # the trial's weights are in it
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trial, "squares_and_products", broken)
+    monkeypatch.setattr(example_gradients, "squares_and_products", broken)
     with pytest.raises(KeyboardInterrupt):
         keras.plan_batch_size(model, x, y, max_seconds=1000)
     assert unchanged(everything(model), before)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import epochal
 from epochal import activations, initializers, layers, losses, metrics, optimizers, regularizers
-from epochal.config import deserialize, serialize
-from epochal.names import find
+from epochal.registry.lookup import find
+from epochal.registry.serialize import deserialize, serialize
 
 OBJECTS = [
     layers.Dense(3, activation="relu", kernel_regularizer=regularizers.L2(0.1), name="a"),

@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-
-from epochal import runfolder
+from epochal.runs import run_folder, run_log
 
 
 def test_run_log_writes_as_it_happens(tmp_path):
     path = tmp_path / "log.jsonl"
-    log = runfolder.RunLog(path, {"source": "made", "n": 7})
+    log = run_log.RunLog(path, {"source": "made", "n": 7})
     log.set_params({"epochs": 3})
 
     def lines():
@@ -37,8 +36,8 @@ def test_run_log_writes_as_it_happens(tmp_path):
 
 def test_history_round_trip(tmp_path):
     history = {"loss": [0.1, 0.2, 1 / 3], "val_loss": [0.5, 0.25]}
-    runfolder.write_history(tmp_path, [1, 2, 3], history)
-    epochs, values = runfolder.read_history(tmp_path)
+    run_folder.write_history(tmp_path, [1, 2, 3], history)
+    epochs, values = run_folder.read_history(tmp_path)
     assert epochs == [1, 2, 3]
     assert values["loss"] == history["loss"]
     assert math.isnan(values["val_loss"][0])
@@ -46,24 +45,24 @@ def test_history_round_trip(tmp_path):
 
 
 def test_summary_is_there_whole_or_not_at_all(tmp_path):
-    runfolder.write_summary(tmp_path, {"n": np.int64(3), "metrics": {"loss": np.float32(0.5), "val_loss": math.inf}})
-    assert runfolder.read_summary(tmp_path) == {"n": 3, "metrics": {"loss": 0.5, "val_loss": "inf"}}
+    run_folder.write_summary(tmp_path, {"n": np.int64(3), "metrics": {"loss": np.float32(0.5), "val_loss": math.inf}})
+    assert run_folder.read_summary(tmp_path) == {"n": 3, "metrics": {"loss": 0.5, "val_loss": "inf"}}
     with pytest.raises(TypeError):
-        runfolder.write_summary(tmp_path, {"n": object()})
-    assert runfolder.read_summary(tmp_path)["n"] == 3
+        run_folder.write_summary(tmp_path, {"n": object()})
+    assert run_folder.read_summary(tmp_path)["n"] == 3
     assert [p.name for p in tmp_path.iterdir() if p.name == "summary.json"] == ["summary.json"]
 
 
 def test_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = runfolder.default_folder("some/where/houses.csv")
+    first = run_folder.default_folder("some/where/houses.csv")
     assert first.name.endswith("-houses")
     first.mkdir(parents=True)
-    runfolder.check_free(first)
+    run_folder.check_free(first)
     (first / "log.jsonl").touch()
     with pytest.raises(FileExistsError, match="already holds a run"):
-        runfolder.check_free(first)
+        run_folder.check_free(first)
     with pytest.raises(NotADirectoryError, match="is a file"):
-        runfolder.check_free(first / "log.jsonl")
+        run_folder.check_free(first / "log.jsonl")
     with pytest.raises(FileNotFoundError, match="no trained model"):
-        runfolder.model_folder(first)
+        run_folder.model_folder(first)

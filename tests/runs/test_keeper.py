@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from epochal.runs import checkpoint_file, keeper, snapshot
+from epochal.runs.store import Store
 from support.broken_off import Batched, Broken, N, dense
 from support.data import diabetes, digits
 
-from epochal import checkpoint, resume
 from epochal.callbacks import BackupAndRestore
-from epochal.checkpoint import Store
+from epochal.engine import session
 
 
 class Written(Store):
@@ -31,13 +32,13 @@ class Written(Store):
         self.places.append((epoch, batch))
 
 
-class Nothing(resume.Run):
+class Nothing(snapshot.Run):
     """A run of which nothing is kept, which takes so many seconds of a clock."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock, self.seconds = clock, 0.0
 
-    def kept(self, mark: resume.Mark) -> dict[str, Any]:
+    def kept(self, mark: session.Mark) -> dict[str, Any]:
         self.clock[0] += self.seconds
         return {}
 
@@ -45,12 +46,12 @@ class Nothing(resume.Run):
 def kept_at(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> tuple[Written, Nothing, Callable[..., None]]:
     """What a `Backup` writes, of which run, and what takes it to an epoch and a batch (None: its end) at a time."""
     clock = [0.0]
-    monkeypatch.setattr(resume, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(keeper, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     store, run = Written(), Nothing(clock)
-    backup = resume.Backup(store, run, None, seconds, final=False)
+    backup = keeper.Backup(store, run, None, seconds, final=False)
 
     def at(now: float, epoch: int, batch: int | None = None) -> None:
-        clock[0], mark = now, resume.Mark(epoch, batch or 0, {})
+        clock[0], mark = now, session.Mark(epoch, batch or 0, {})
         backup.mark(mark) if batch is not None else backup.epoch_end(mark, last=False)
 
     return store, run, at
@@ -83,7 +84,7 @@ def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypa
 
 def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go_on = threading.Event()
-    monkeypatch.setattr(checkpoint, "write", lambda path, content: may_go_on.wait(60))
+    monkeypatch.setattr(checkpoint_file, "write", lambda path, content: may_go_on.wait(60))
     store = Store(tmp_path)
     store.write(0, 1, {})
     assert store.busy

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epochal.runs.checkpoint_file import read
 from support.broken_off import N, sha256_of
-
-from epochal.checkpoint import read
 
 SCRIPT = """
 import sys, pathlib

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from epochal.runs.checkpoint_file import read
 from support.broken_off import BreakOff, Broken, Counts, N, assert_same_run, dense, endless, run
 from support.data import digits
 from support.same import same
@@ -21,7 +22,6 @@ from support.same import same
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore
-from epochal.checkpoint import read
 
 
 class Numbers(keras.utils.PyDataset):

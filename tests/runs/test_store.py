@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epochal.runs.checkpoint_file import read, write
+from epochal.runs.store import Store
 from support.broken_off import N, assert_weights, checkpoints, dense
 from support.data import digits
 
 from epochal.callbacks import BackupAndRestore
-from epochal.checkpoint import Store, read, write
 
 
 def largest_file(folder: Path) -> Path:
@@ -99,9 +100,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "epoch-000000-batch-000000000"
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 2)
     write(path, content(1))
-    monkeypatch.setattr("epochal.checkpoint.FORMAT", 1)
+    monkeypatch.setattr("epochal.runs.checkpoint_file.FORMAT", 1)
     message = f"Checkpoint {path} has format 2, this epochal reads up to 1: update epochal"
     model = dense()
     before = model.get_weights()
@@ -120,7 +121,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     holder = (
-        f"import time; from epochal.checkpoint import Store; store = Store({str(tmp_path)!r}); store.lock(); "
+        f"import time; from epochal.runs.store import Store; store = Store({str(tmp_path)!r}); store.lock(); "
         "print(1, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)

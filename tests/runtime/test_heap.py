@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from epochal import heap
+from epochal.runtime import heap
 
 SCRIPT = """
 import gc, resource

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epochal import heap, memory
+from epochal.runtime import heap, memory
+from epochal.support.text import shown
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +200,7 @@ def test_this_machine_has_a_limit():
     ],
 )
 def test_sizes_are_shown_with_three_digits(size, text):
-    assert memory.shown(size) == text
+    assert shown(size) == text
 
 
 def test_room_in_the_heap_counts_as_address_space_for_small_arrays_only(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from epochal import cache
+from epochal.runtime import program_cache
 
 HEAVY = "orbax.checkpoint matplotlib rich polars sklearn tyro grain cloudpickle loky safetensors pandas IPython.display"
 
@@ -37,7 +37,7 @@ def started(code: str, **variables: str) -> subprocess.Popen:
     # A program is kept however fast the machine compiles it.
     code = code.replace(
         "import epochal as keras",
-        "import epochal as keras\nimport epochal.cache; epochal.cache.MIN_COMPILE_SECONDS = 0",
+        "import epochal as keras\nfrom epochal.runtime import program_cache; program_cache.MIN_COMPILE_SECONDS = 0",
     )
     command = [sys.executable, "-W", "error", "-c", code]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -89,7 +89,7 @@ def test_programs_are_kept_for_the_next_start_and_change_no_bit(tmp_path: Path) 
 
 
 SETTINGS = """
-import os, sys, warnings, jax, epochal.cache as cache
+import os, sys, warnings, jax, epochal.runtime.program_cache as cache
 top = {top!r}
 def folder(**variables):
     os.environ.update(variables)
@@ -112,7 +112,7 @@ folder(XDG_CACHE_HOME=f"{top}/never")
 
 def test_a_folder_is_used_where_it_can_be_and_the_user_has_set_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    shared = tmp_path / "shared" / f"programs-{cache._processor()}"
+    shared = tmp_path / "shared" / f"programs-{program_cache._processor()}"
     shared.mkdir(parents=True)
     shared.chmod(0o777)  # programs in it are run: nobody else may put some there
     output, errors = started(SETTINGS.replace("{top!r}", repr(str(tmp_path)))).communicate()
@@ -128,6 +128,6 @@ def test_a_folder_is_used_where_it_can_be_and_the_user_has_set_nothing(tmp_path:
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0", ""])
 def test_it_can_be_switched_off(value: str, tmp_path: Path) -> None:
-    assert cache._off(value)
-    assert not cache._off(None)
-    assert not cache._off(str(tmp_path))
+    assert program_cache._off(value)
+    assert not program_cache._off(None)
+    assert not program_cache._off(str(tmp_path))

@@ -9,10 +9,10 @@ import pytest
 from support.data import breast_cancer, digits
 
 import epochal as keras
-from epochal.sources import as_examples
-from epochal.study import probes
+from epochal.data.examples import as_examples
+from epochal.study import loss_surface
 from epochal.study.bench import Bench
-from epochal.study.paths import descend
+from epochal.study.descent import descend
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def regression():
     bench = Bench(build, (x, y.astype(np.float32), None), 0.2, None, (0,), None)
     for _ in bench.travel(8, 0.01, 0, [20]):
         pass
-    surface = probes.Surface(bench.steps, bench.examples, bench.parts.collect()[0])
+    surface = loss_surface.Surface(bench.steps, bench.examples, bench.parts.collect()[0])
     params, buffers = bench.parts.collect()
-    return surface, probes.flat(params), buffers, x[:160].astype(np.float64), y[:160].astype(np.float64)
+    return surface, loss_surface.flat(params), buffers, x[:160].astype(np.float64), y[:160].astype(np.float64)
 
 
 def test_the_scatter_of_batch_gradients_is_that_of_a_sample_without_replacement(regression):
@@ -55,9 +55,11 @@ def test_the_highest_rise_in_a_box_is_that_of_a_quadratic_and_of_a_plane():
     def bowl(point):
         return float(h @ point**2 / 2), h * point
 
-    assert probes.highest_rise(bowl, w, radius) == pytest.approx(float(h @ ((np.abs(w) + radius) ** 2 - w**2) / 2))
+    assert loss_surface.highest_rise(bowl, w, radius) == pytest.approx(
+        float(h @ ((np.abs(w) + radius) ** 2 - w**2) / 2)
+    )
     slope = np.array([1.0, -2.0, 0.0])
-    assert probes.highest_rise(lambda p: (float(slope @ p), slope), w, radius) == pytest.approx(0.1 + 0.4)
+    assert loss_surface.highest_rise(lambda p: (float(slope @ p), slope), w, radius) == pytest.approx(0.1 + 0.4)
 
 
 def test_adaptive_sharpness_does_not_change_when_layers_are_rescaled_and_keskars_does():
@@ -80,7 +82,10 @@ def test_adaptive_sharpness_does_not_change_when_layers_are_rescaled_and_keskars
     found = []
     for a in (1.0, 8.0):
         point = np.concatenate([a * first.ravel(), second / a])
-        rises = [probes.highest_rise(at, point, r(point)) for r in (probes.adaptive_radius, probes.keskar_radius)]
+        rises = [
+            loss_surface.highest_rise(at, point, r(point))
+            for r in (loss_surface.adaptive_radius, loss_surface.keskar_radius)
+        ]
         found.append((at(point)[0], *rises))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-3)

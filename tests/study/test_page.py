@@ -5,8 +5,8 @@ import re
 
 import matplotlib.image
 
-from epochal.cli import main
-from epochal.study.store import FITS
+from epochal.cli.program import main
+from epochal.study.results import FITS
 
 
 def test_the_page_stands_alone_and_says_what_it_shows(study, tmp_path):

@@ -14,12 +14,12 @@ from support.data import breast_cancer, digits
 from support.studies import SETTINGS, digits_model, digits_study
 
 import epochal as keras
-from epochal import memory
-from epochal.report import plateau
+from epochal.display.curves import plateau
+from epochal.runtime import memory
 from epochal.study import statistics
 from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.fits import Progress
-from epochal.study.store import FITS, Store
+from epochal.study.results import FITS, Store
 
 # -- the fits
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras as real
 
-from epochal.layers.base import tracked
+from epochal.layers.base.tree import tracked
 
 
 def paths(model: Any) -> list[str]:

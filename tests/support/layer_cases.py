@@ -9,9 +9,11 @@ import keras
 import numpy as np
 from flax import nnx
 
-from epochal import activations, layers, scope
-from epochal.layers.base import Weight, abstract_call
-from epochal.layers.graph import is_shape
+from epochal import activations, layers
+from epochal.layers.base.building import abstract_call
+from epochal.layers.base.weights import Weight
+from epochal.tracing import forward_pass
+from epochal.tracing.symbolic import is_shape
 
 
 class Of:
@@ -274,7 +276,7 @@ def functional(layer):
     def call(weights, x, training=False, context=None):
         placed = [weights[i] for i in np.argsort(order)]
         merged = nnx.merge(graph, jax.tree.unflatten(tree, placed), buffers, copy=True)
-        with scope.calling(context or scope.Call(training=training)):
+        with forward_pass.calling(context or forward_pass.Call(training=training)):
             y = merged(*as_arguments(x))
         return y, [v.get_value() for v in merged.non_trainable_weights]
 

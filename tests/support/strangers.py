@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from epochal.checkpoint import BrokenCheckpoint
+from epochal.runs.checkpoint_file import BrokenCheckpoint
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
 
@@ -68,7 +68,7 @@ def ends_cleanly(folder: Path, reading: Callable[[], Any]) -> str | None:
             found = error
     if found is None:
         return None
-    assert type(found).__module__ in ("builtins", "epochal.checkpoint"), found
+    assert type(found).__module__ in ("builtins", "epochal.runs.store"), found
     assert not isinstance(found, UnicodeError)
     assert len(str(found)) > 10
     return str(found)

@@ -18,7 +18,7 @@ from support.data import diabetes
 
 import epochal as keras
 from epochal import backend, saving, utils
-from epochal.config import deserialize, serialize
+from epochal.registry.serialize import deserialize, serialize
 
 # -- names
 

@@ -1,19 +1,20 @@
 """Callbacks by Keras's names."""
 
-from epochal.callbacks.averages import SwapEMAWeights
 from epochal.callbacks.backup import BackupAndRestore
-from epochal.callbacks.base import Callback
-from epochal.callbacks.batch_size import BatchSizeSchedule
-from epochal.callbacks.files import CSVLogger, ModelCheckpoint
-from epochal.callbacks.functions import LambdaCallback
+from epochal.callbacks.batch_size_schedule import BatchSizeSchedule
+from epochal.callbacks.callback import Callback
+from epochal.callbacks.callback_list import CallbackList
+from epochal.callbacks.csv_logger import CSVLogger
 from epochal.callbacks.history import History
-from epochal.callbacks.lists import CallbackList
-from epochal.callbacks.noise import NoiseScale
-from epochal.callbacks.progress import ProgbarLogger
-from epochal.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
-from epochal.callbacks.remote import RemoteMonitor
+from epochal.callbacks.lambda_callback import LambdaCallback
+from epochal.callbacks.learning_rates import LearningRateScheduler, ReduceLROnPlateau
+from epochal.callbacks.model_checkpoint import ModelCheckpoint
+from epochal.callbacks.noise_scale import NoiseScale
+from epochal.callbacks.progbar_logger import ProgbarLogger
+from epochal.callbacks.remote_monitor import RemoteMonitor
 from epochal.callbacks.stopping import EarlyStopping, TerminateOnNaN
 from epochal.callbacks.tensorboard import TensorBoard
+from epochal.callbacks.weight_averages import SwapEMAWeights
 
 __all__ = [
     "BackupAndRestore",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from epochal.callbacks.base import Callback
+from epochal.callbacks.callback import Callback
 
 
 class BackupAndRestore(Callback):

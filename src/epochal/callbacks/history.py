@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from epochal.batch_plan import BatchPlan
-from epochal.callbacks.base import Callback, Logs
+from epochal.callbacks.callback import Callback
+from epochal.plans.plan import BatchPlan
+from epochal.support.types import Logs
 
 
 class History(Callback):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from typing import Any
 
-from epochal.callbacks.base import Callback, Logs
+from epochal.callbacks.callback import Callback
+from epochal.support.types import Logs
+from epochal.support.warn import warn
 
 # How the names of values end that should rise, and of those that should fall; "_1", "_2" may follow.
 _RISE = (
@@ -64,9 +65,8 @@ class Monitor(Callback):
         if value is None and not self._warned:
             self._warned = True
             known = ", ".join(logs or {}) or "nothing"
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} watches {self.monitor!r}, which is not reported. Reported: {known}.",
-                stacklevel=2,
             )
         return value
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from epochal.callbacks.base import Callback, Logs
+from epochal.callbacks.callback import Callback
 from epochal.callbacks.monitor import Monitor
+from epochal.support.types import Logs
 
 
 class EarlyStopping(Monitor):

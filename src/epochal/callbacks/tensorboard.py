@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal.callbacks.base import Callback, Logs
-from epochal.layers.base import tracked
+from epochal.callbacks.callback import Callback
+from epochal.layers.base.tree import tracked
+from epochal.support.types import Logs
 
 _SIDE = 1e-12 * 1.1 ** np.arange(775)
 _BINS = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])  # of histograms: TensorFlow's

@@ -2,9 +2,8 @@
 
 from epochal.layers.activation import ELU, LeakyReLU, PReLU, ReLU, Softmax
 from epochal.layers.attention import AdditiveAttention, Attention, GroupQueryAttention, MultiHeadAttention
-from epochal.layers.base import Layer
-from epochal.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
-from epochal.layers.conv import (
+from epochal.layers.base.layer import Layer
+from epochal.layers.convolutional import (
     Conv1D,
     Conv1DTranspose,
     Conv2D,
@@ -45,7 +44,7 @@ from epochal.layers.dropout import (
     SpatialDropout3D,
 )
 from epochal.layers.masking import Masking
-from epochal.layers.merge import (
+from epochal.layers.merging import (
     Add,
     Average,
     Concatenate,
@@ -96,8 +95,9 @@ from epochal.layers.pooling import (
     MaxPooling2D,
     MaxPooling3D,
 )
-from epochal.layers.preprocessing import Normalization, Rescaling
-from epochal.layers.recurrent import GRU, LSTM, RNN, SimpleRNN
+from epochal.layers.preprocessing.numeric import Normalization, Rescaling
+from epochal.layers.recurrent.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
+from epochal.layers.recurrent.rnn import GRU, LSTM, RNN, SimpleRNN
 from epochal.layers.reshaping import (
     Cropping1D,
     Cropping2D,

@@ -11,8 +11,9 @@ from jax import Array
 from jaxtyping import Float, Shaped
 
 from epochal import activations, initializers, regularizers
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base import axes
+from epochal.layers.base.layer import Layer, Shape
+from epochal.registry import checks
 
 _INF = float("inf")
 
@@ -45,9 +46,9 @@ class ReLU(Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.max_value = None if max_value is None else arguments.between("max_value", max_value, 0, _INF)
-        self.negative_slope = arguments.between("negative_slope", negative_slope, 0, _INF)
-        self.threshold = arguments.between("threshold", threshold, 0, _INF)
+        self.max_value = None if max_value is None else checks.between("max_value", max_value, 0, _INF)
+        self.negative_slope = checks.between("negative_slope", negative_slope, 0, _INF)
+        self.threshold = checks.between("threshold", threshold, 0, _INF)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
         return activations.relu(x, self.negative_slope, self.max_value, self.threshold)
@@ -75,7 +76,7 @@ class LeakyReLU(Layer):
     def __init__(self, negative_slope: int | float = 0.3, *, alpha: int | float | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         slope = negative_slope if alpha is None else alpha
-        self.negative_slope = arguments.between("negative_slope", slope, 0, _INF)
+        self.negative_slope = checks.between("negative_slope", slope, 0, _INF)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
         return jax.nn.leaky_relu(x, self.negative_slope)
@@ -98,7 +99,7 @@ class ELU(Layer):
 
     def __init__(self, alpha: int | float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.alpha = arguments.between("alpha", alpha, -_INF, _INF)
+        self.alpha = checks.between("alpha", alpha, -_INF, _INF)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
         return jax.nn.elu(x, self.alpha)
@@ -137,12 +138,12 @@ class PReLU(Layer):
         super().__init__(**kwargs)
         self.alpha_initializer = initializers.get(alpha_initializer)
         self.alpha_regularizer = regularizers.get(alpha_regularizer)
-        self.shared_axes = () if shared_axes is None else arguments.positions("shared_axes", shared_axes)
+        self.shared_axes = () if shared_axes is None else checks.positions("shared_axes", shared_axes)
         self.alpha: Any = None
 
     def build(self, input_shape: Shape) -> None:
-        shared = arguments.check_axes(self, input_shape, self.shared_axes)
-        shape = [1 if a in shared else arguments.known(self, input_shape, a) for a in range(1, len(input_shape))]
+        shared = axes.check_axes(self, input_shape, self.shared_axes)
+        shape = [1 if a in shared else axes.known_size(self, input_shape, a) for a in range(1, len(input_shape))]
         self.alpha = self.add_weight("alpha", shape, None, self.alpha_initializer, self.alpha_regularizer)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -169,7 +170,7 @@ class Softmax(Layer):
 
     def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any):
         super().__init__(**kwargs)
-        self.axis = arguments.positions("axis", axis)
+        self.axis = checks.positions("axis", axis)
 
     def call(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-        return jnp.asarray(jax.nn.softmax(x, axis=arguments.check_axes(self, x.shape, self.axis)))
+        return jnp.asarray(jax.nn.softmax(x, axis=axes.check_axes(self, x.shape, self.axis)))

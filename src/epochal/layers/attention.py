@@ -14,13 +14,14 @@ from jax import Array
 from jaxtyping import Float, Shaped
 
 from epochal import initializers, regularizers
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base.axes import check_axes, check_rank, known_size
+from epochal.layers.base.inputs import as_input
+from epochal.layers.base.layer import Layer, Shape
 from epochal.layers.dropout import _Noise
-from epochal.layers.graph import is_shape, is_symbolic
-from epochal.layers.inputs import as_input
-from epochal.layers.matmul import multiply
-from epochal.masks import get_mask, set_mask
+from epochal.ops.kernels.matmul import multiply
+from epochal.registry import checks
+from epochal.tracing.masks import get_mask, set_mask
+from epochal.tracing.symbolic import is_shape, is_symbolic
 
 _FAR = 1e9  # taken off the scores of positions that are left out
 
@@ -29,7 +30,7 @@ class _Attending(_Noise):
     """What attention layers share: dropout of the weights."""
 
     def _set_dropout(self, dropout: Any, seed: Any) -> None:
-        self.dropout = arguments.between("dropout", dropout, 0, 1)
+        self.dropout = checks.between("dropout", dropout, 0, 1)
         self._set_seed(seed)
 
     def _dropped(self, weights: Array, training: bool) -> Array:
@@ -75,7 +76,7 @@ class Attention(_Attending):
     ):
         super().__init__(**kwargs)
         self.use_scale = bool(use_scale)
-        self.score_mode = arguments.choice("score_mode", score_mode, ("dot", "concat"))
+        self.score_mode = checks.choice("score_mode", score_mode, ("dot", "concat"))
         self._set_dropout(dropout, seed)
         self.scale: Any = None
         self.concat_score_weight: Any = None
@@ -153,7 +154,7 @@ class AdditiveAttention(Attention):
     def build(self, input_shape: Any) -> None:
         self._check(input_shape)
         if self.use_scale:
-            self.scale = self.add_weight("scale", (arguments.known(self, tuple(input_shape[0]), -1),))
+            self.scale = self.add_weight("scale", (known_size(self, tuple(input_shape[0]), -1),))
 
     def _scores(self, query: Array, key: Array) -> Array:
         terms = jnp.tanh(query[:, :, None] + key[:, None])
@@ -182,7 +183,7 @@ class _Projection(Layer):
         self.bias: Any = None
 
     def build(self, input_shape: Shape) -> None:
-        shape = (*(arguments.known(self, input_shape, axis) for axis in range(-self.axes, 0)), *self.shape)
+        shape = (*(known_size(self, input_shape, axis) for axis in range(-self.axes, 0)), *self.shape)
         self.kernel = self.add_weight("kernel", shape, None, self.kernel_initializer, self.kernel_regularizer)
         if self.use_bias:
             self.bias = self.add_weight("bias", self.shape, None, self.bias_initializer, self.bias_regularizer)
@@ -254,14 +255,14 @@ class MultiHeadAttention(_Attending):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.num_heads = self.num_key_value_heads = arguments.whole("num_heads", num_heads)
-        self.key_dim = arguments.whole("key_dim", key_dim)
-        self.value_dim = self.key_dim if value_dim is None else arguments.whole("value_dim", value_dim)
+        self.num_heads = self.num_key_value_heads = checks.whole("num_heads", num_heads)
+        self.key_dim = checks.whole("key_dim", key_dim)
+        self.value_dim = self.key_dim if value_dim is None else checks.whole("value_dim", value_dim)
         self.use_bias, self.use_gate = bool(use_bias), bool(use_gate)
         given = (output_shape,) if isinstance(output_shape, int) else output_shape
-        self._position_shape = None if given is None else arguments.sizes("output_shape", given, len(given))
-        self.attention_axes = None if attention_axes is None else arguments.positions("attention_axes", attention_axes)
-        self.sliding_window = None if sliding_window is None else arguments.whole("sliding_window", sliding_window)
+        self._position_shape = None if given is None else checks.sizes("output_shape", given, len(given))
+        self.attention_axes = None if attention_axes is None else checks.positions("attention_axes", attention_axes)
+        self.sliding_window = None if sliding_window is None else checks.whole("sliding_window", sliding_window)
         self._set_dropout(dropout, seed)
         self._projection = functools.partial(
             _Projection,
@@ -284,13 +285,13 @@ class MultiHeadAttention(_Attending):
         """
         if not is_shape(query_shape):
             query_shape, value_shape, key_shape = query_shape
-        arguments.check_rank(self, query_shape, 3, or_more=True)
+        check_rank(self, query_shape, 3, or_more=True)
         heads, others = self.num_heads, self.num_key_value_heads
         self.query_dense = self._projection((heads, self.key_dim), 1, name="query")
         self.key_dense = self._projection((others, self.key_dim), 1, name="key")
         self.gate_dense = self._projection((heads, self.value_dim), 1, name="gate") if self.use_gate else None
         self.value_dense = self._projection((others, self.value_dim), 1, name="value")
-        shape = self._position_shape or (arguments.known(self, query_shape, -1),)
+        shape = self._position_shape or (known_size(self, query_shape, -1),)
         self.output_dense = self._projection(shape, 2, name="attention_output")
         if value_shape is not None:
             shapes = [query_shape, key_shape or value_shape, query_shape, value_shape, (heads, self.value_dim)]
@@ -321,7 +322,7 @@ class MultiHeadAttention(_Attending):
         masks = [(query, query_mask), (value, value_mask), (key, key_mask)]
         query_mask, value_mask, key_mask = (get_mask(x) if mask is None else mask for x, mask in masks)
         axes = self.attention_axes if self.attention_axes is not None else tuple(range(1, query.ndim - 1))
-        axes = arguments.check_axes(self, query.shape, axes)
+        axes = check_axes(self, query.shape, axes)
         limits = [
             None if query_mask is None else query_mask[..., None],
             *(None if mask is None else mask[..., None, :] for mask in (value_mask, key_mask)),
@@ -402,7 +403,7 @@ class GroupQueryAttention(MultiHeadAttention):
             num_query_heads, head_dim, None, dropout, use_bias=use_bias, sliding_window=sliding_window, **kwargs
         )
         self.head_dim, self.num_query_heads = self.key_dim, self.num_heads
-        self.num_key_value_heads = arguments.whole("num_key_value_heads", num_key_value_heads)
+        self.num_key_value_heads = checks.whole("num_key_value_heads", num_key_value_heads)
         if self.num_heads % self.num_key_value_heads:
             raise ValueError(
                 f"Expected num_query_heads to be a multiple of num_key_value_heads={num_key_value_heads}, "

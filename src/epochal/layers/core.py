@@ -15,11 +15,12 @@ from jax import Array
 from jaxtyping import Float, Shaped
 
 from epochal import activations, initializers, regularizers
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
-from epochal.layers.graph import SymbolicCall, SymbolicTensor, is_shape
-from epochal.layers.matmul import multiply
-from epochal.layers.naming import fresh_name
+from epochal.layers.base.axes import check_rank, check_size, known_size
+from epochal.layers.base.layer import Layer, Shape
+from epochal.ops.kernels.matmul import multiply
+from epochal.registry import checks
+from epochal.registry.naming import fresh_name
+from epochal.tracing.symbolic import SymbolicCall, SymbolicTensor, is_shape
 
 
 class InputLayer(Layer):
@@ -111,8 +112,8 @@ def Input(
     if shape is None:
         raise ValueError("Expected Input(shape=…), the shape of one example; use shape=() for single numbers.")
     axes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    sizes = tuple(None if n is None else arguments.whole("each size in shape", n) for n in axes)
-    batch = None if batch_size is None else arguments.whole("batch_size", batch_size)
+    sizes = tuple(None if n is None else checks.whole("each size in shape", n) for n in axes)
+    batch = None if batch_size is None else checks.whole("batch_size", batch_size)
     return SymbolicTensor((batch, *sizes), dtype or "float32", name or fresh_name("input"))
 
 
@@ -156,7 +157,7 @@ class Dense(Layer):
         **kwargs: Any,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        self.units = arguments.whole("units", units)
+        self.units = checks.whole("units", units)
         self.activation = activations.get(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
@@ -167,15 +168,15 @@ class Dense(Layer):
         self.bias: Any = None
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, 2, or_more=True)
-        shape = (arguments.known(self, input_shape, -1), self.units)
+        check_rank(self, input_shape, 2, or_more=True)
+        shape = (known_size(self, input_shape, -1), self.units)
         self.kernel = self.add_weight("kernel", shape, None, self.kernel_initializer, self.kernel_regularizer)
         if self.use_bias:
             self.bias = self.add_weight("bias", (self.units,), None, self.bias_initializer, self.bias_regularizer)
 
     def call(self, x: Shaped[Array, "n *axes features"]) -> Float[Array, "n *axes units"]:
         kernel = self.kernel.get_value()
-        arguments.check_size(self, "features", kernel.shape[0], x.shape[-1])
+        check_size(self, "features", kernel.shape[0], x.shape[-1])
         y = multiply(x, kernel)
         if self.bias is not None:
             y = y + self.bias.get_value()
@@ -224,8 +225,8 @@ class Embedding(Layer):
         if input_length is not None:
             kwargs["input_shape"] = (input_length,)
         super().__init__(**kwargs)
-        self.input_dim = arguments.whole("input_dim", input_dim)
-        self.output_dim = arguments.whole("output_dim", output_dim)
+        self.input_dim = checks.whole("input_dim", input_dim)
+        self.output_dim = checks.whole("output_dim", output_dim)
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
         self.mask_zero = self.supports_masking = bool(mask_zero)
@@ -398,7 +399,7 @@ class Flatten(Layer):
 
     def __init__(self, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.data_format = arguments.data_format(data_format)
+        self.data_format = checks.data_format(data_format)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n features"]:
         if self.data_format == "channels_first" and x.ndim > 2:
@@ -425,7 +426,7 @@ class Reshape(Layer):
     def __init__(self, target_shape: int | Sequence[int], **kwargs: Any):
         super().__init__(**kwargs)
         target = tuple(target_shape) if isinstance(target_shape, Sequence) else (target_shape,)
-        self.target_shape = tuple(-1 if n == -1 else arguments.whole("each size in target_shape", n) for n in target)
+        self.target_shape = tuple(-1 if n == -1 else checks.whole("each size in target_shape", n) for n in target)
         if target.count(-1) > 1:
             raise ValueError(f"Expected at most one -1 in target_shape, got {target_shape!r}.")
 

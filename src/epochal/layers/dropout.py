@@ -16,10 +16,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from epochal import scope
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base import axes
+from epochal.layers.base.layer import Layer, Shape
 from epochal.random import next_key
+from epochal.registry import checks
+from epochal.tracing import forward_pass
 
 Draw = Callable[[Array, tuple[int, ...]], Array]
 
@@ -32,21 +33,21 @@ class _Noise(Layer):
     supports_masking = True
 
     def _set_seed(self, seed: Any) -> None:
-        self.seed = None if seed is None else arguments.whole("seed", seed, 0) % 2**32
+        self.seed = None if seed is None else checks.whole("seed", seed, 0) % 2**32
 
     def _noise(self, draw: Draw, shape: tuple[int, ...], rows: int) -> Array | None:
         """`draw(key, shape)` for inputs of so many rows, drawn row by row; None in a pass that has no keys.
 
         Rows that are not the batch's (a layer may have reshaped them) get one draw in all, which depends on no example.
         """
-        call = scope.current()
+        call = forward_pass.current()
         if call is None:
             return draw(self._seeded(next_key()), shape)
         batch = next((a.shape[0] for a in (call.ids, call.rows) if a is not None), rows)
         if batch == rows and not self._shared:
-            keys = scope.row_keys(self.stream, rows)
+            keys = forward_pass.row_keys(self.stream, rows)
             return None if keys is None else jax.vmap(lambda key: draw(self._seeded(key), shape[1:]))(keys)
-        keys = scope.row_keys(self.stream, batch + 1)  # not the number of ids: keys by position
+        keys = forward_pass.row_keys(self.stream, batch + 1)  # not the number of ids: keys by position
         return None if keys is None else draw(self._seeded(keys[0]), shape)
 
     def _seeded(self, key: Array) -> Array:
@@ -78,12 +79,12 @@ class Dropout(_Noise):
         self, rate: int | float, noise_shape: Sequence[int | None] | None = None, seed: int | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self.rate = arguments.between("rate", rate, 0, 1)
+        self.rate = checks.between("rate", rate, 0, 1)
         self.noise_shape: tuple[int | None, ...] | None = None
         if noise_shape is not None:
             if isinstance(noise_shape, str) or not isinstance(noise_shape, Sequence):
                 raise ValueError(f"Expected noise_shape to be several integers or None, got {noise_shape!r}.")
-            self.noise_shape = tuple(None if n is None else arguments.whole("noise_shape", n) for n in noise_shape)
+            self.noise_shape = tuple(None if n is None else checks.whole("noise_shape", n) for n in noise_shape)
             self._shared = self.noise_shape[:1] == (1,)
         self._set_seed(seed)
 
@@ -113,7 +114,7 @@ class _SpatialDropout(Dropout):
         self.data_format = "channels_last"
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, self.rank + 2)
+        axes.check_rank(self, input_shape, self.rank + 2)
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         ones = (1,) * self.rank
@@ -150,7 +151,7 @@ class SpatialDropout2D(_SpatialDropout):
 
     def __init__(self, rate: int | float, data_format: str | None = None, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, seed=seed, **kwargs)
-        self.data_format = arguments.data_format(data_format)
+        self.data_format = checks.data_format(data_format)
 
 
 class SpatialDropout3D(SpatialDropout2D):
@@ -172,7 +173,7 @@ class GaussianNoise(_Noise):
 
     def __init__(self, stddev: int | float, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.stddev = arguments.between("stddev", stddev, 0, math.inf)
+        self.stddev = checks.between("stddev", stddev, 0, math.inf)
         self._set_seed(seed)
 
     def call(self, x: Float[Array, "*axes"], training: bool = False) -> Float[Array, "*axes"]:
@@ -195,7 +196,7 @@ class GaussianDropout(_Noise):
 
     def __init__(self, rate: int | float, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.rate = arguments.between("rate", rate, 0, 1)
+        self.rate = checks.between("rate", rate, 0, 1)
         self._set_seed(seed)
 
     def call(self, x: Float[Array, "*axes"], training: bool = False) -> Float[Array, "*axes"]:

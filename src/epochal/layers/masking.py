@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base import axes
+from epochal.layers.base.layer import Layer, Shape
+from epochal.registry import checks
 
 
 class Masking(Layer):
@@ -37,10 +38,10 @@ class Masking(Layer):
 
     def __init__(self, mask_value: int | float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.mask_value = arguments.between("mask_value", mask_value, -math.inf, math.inf, closed=True)
+        self.mask_value = checks.between("mask_value", mask_value, -math.inf, math.inf, closed=True)
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, 2, or_more=True)
+        axes.check_rank(self, input_shape, 2, or_more=True)
 
     def call(self, x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
         return jnp.where(self.compute_mask(x, None)[..., None], x, jnp.zeros((), x.dtype))

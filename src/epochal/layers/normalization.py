@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Shaped
 
-from epochal import initializers, regularizers, scope
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal import initializers, regularizers
+from epochal.layers.base.axes import check_axes, check_size, known_size
+from epochal.layers.base.layer import Layer, Shape
+from epochal.registry import checks
+from epochal.tracing import forward_pass
 
 
 class _Affine(Layer):
@@ -86,15 +88,15 @@ class BatchNormalization(_Affine):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.axis = arguments.position("axis", axis)
-        self.momentum = arguments.between("momentum", momentum, 0, 1, closed=True)
-        self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
+        self.axis = checks.position("axis", axis)
+        self.momentum = checks.between("momentum", momentum, 0, 1, closed=True)
+        self.epsilon = checks.between("epsilon", epsilon, 0, float("inf"))
         self._set_affine(center, scale, (beta_initializer, beta_regularizer), (gamma_initializer, gamma_regularizer))
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
 
     def build(self, input_shape: Shape) -> None:
-        shape = (arguments.known(self, input_shape, self.axis),)
+        shape = (known_size(self, input_shape, self.axis),)
         self._add_affine(shape)
         self.moving_mean = self.add_weight("moving_mean", shape, None, self.moving_mean_initializer, trainable=False)
         self.moving_variance = self.add_weight(
@@ -102,11 +104,11 @@ class BatchNormalization(_Affine):
         )
 
     def call(self, x: Shaped[Array, "*axes"], training: bool = False, mask: Any = None) -> Float[Array, "*axes"]:
-        arguments.check_size(self, "channels", self.moving_mean.shape[0], x.shape[self.axis])
+        check_size(self, "channels", self.moving_mean.shape[0], x.shape[self.axis])
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        known = scope.current()
+        known = forward_pass.current()
         if training and self.trainable and not (known is not None and known.frozen):
             mean, variance = self._batch_statistics(wide, mask)
         else:
@@ -120,7 +122,7 @@ class BatchNormalization(_Affine):
         Not real are rows that pad the batch, and positions that `mask`, (n, t), leaves out.
         """
         axes = tuple(a for a in range(x.ndim) if a != self.axis % x.ndim)
-        call = scope.current()
+        call = forward_pass.current()
         rows = call.rows if call is not None else None
         momentum: int | float | Array = self.momentum
         padded = rows is not None and rows.shape[0] == x.shape[0] and self.axis % x.ndim != 0
@@ -179,16 +181,16 @@ class LayerNormalization(_Affine):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.axis = arguments.positions("axis", axis)
-        self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
+        self.axis = checks.positions("axis", axis)
+        self.epsilon = checks.between("epsilon", epsilon, 0, float("inf"))
         self._set_affine(center, scale, (beta_initializer, beta_regularizer), (gamma_initializer, gamma_regularizer))
 
     def build(self, input_shape: Shape) -> None:
-        axes = arguments.check_axes(self, input_shape, self.axis)
-        self._add_affine([arguments.known(self, input_shape, a) for a in axes])
+        axes = check_axes(self, input_shape, self.axis)
+        self._add_affine([known_size(self, input_shape, a) for a in axes])
 
     def call(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-        axes = arguments.check_axes(self, x.shape, self.axis)
+        axes = check_axes(self, x.shape, self.axis)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]
         mean, variance = wide.mean(axes, keepdims=True), wide.var(axes, keepdims=True)
@@ -257,13 +259,13 @@ class GroupNormalization(_Affine):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.groups = -1 if groups == -1 else arguments.whole("groups", groups)
-        self.axis = arguments.position("axis", axis)
-        self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
+        self.groups = -1 if groups == -1 else checks.whole("groups", groups)
+        self.axis = checks.position("axis", axis)
+        self.epsilon = checks.between("epsilon", epsilon, 0, float("inf"))
         self._set_affine(center, scale, (beta_initializer, beta_regularizer), (gamma_initializer, gamma_regularizer))
 
     def build(self, input_shape: Shape) -> None:
-        channels = arguments.known(self, input_shape, self.axis)
+        channels = known_size(self, input_shape, self.axis)
         if self.groups != -1 and channels % self.groups:
             raise ValueError(
                 f"GroupNormalization {self.name!r} expects a multiple of groups={self.groups} channels; "
@@ -303,16 +305,16 @@ class RMSNormalization(Layer):
 
     def __init__(self, axis: int | Sequence[int] = -1, epsilon: int | float = 1e-6, **kwargs: Any):
         super().__init__(**kwargs)
-        self.axis = arguments.positions("axis", axis)
-        self.epsilon = arguments.between("epsilon", epsilon, 0, float("inf"))
+        self.axis = checks.positions("axis", axis)
+        self.epsilon = checks.between("epsilon", epsilon, 0, float("inf"))
 
     def build(self, input_shape: Shape) -> None:
-        axes = arguments.check_axes(self, input_shape, self.axis)
-        shape = [arguments.known(self, input_shape, a) for a in axes]
+        axes = check_axes(self, input_shape, self.axis)
+        shape = [known_size(self, input_shape, a) for a in axes]
         self.scale = self.add_weight("scale", shape, initializer="ones")
 
     def call(self, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-        axes = arguments.check_axes(self, x.shape, self.axis)
+        axes = check_axes(self, x.shape, self.axis)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]
         size = lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + self.epsilon)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
-from epochal.layers.convolution import average_pool, max_pool
+from epochal.layers.base.axes import check_rank
+from epochal.layers.base.layer import Layer, Shape
+from epochal.ops.kernels.convolution import average_pool, max_pool
+from epochal.registry import checks
 
 Size = int | Sequence[int]
 
@@ -23,7 +24,7 @@ class _Pooled(Layer):
     data_format = "channels_last"
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, self.rank + 2)
+        check_rank(self, input_shape, self.rank + 2)
 
     @property
     def _channel_axis(self) -> int:
@@ -40,13 +41,13 @@ class _Pooling(_Pooled):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.pool_size = arguments.sizes("pool_size", pool_size, self.rank)
-        self.strides = self.pool_size if strides is None else arguments.sizes("strides", strides, self.rank)
-        self.padding = arguments.choice("padding", padding, ("valid", "same"))
-        self.data_format = arguments.data_format(data_format)
+        self.pool_size = checks.sizes("pool_size", pool_size, self.rank)
+        self.strides = self.pool_size if strides is None else checks.sizes("strides", strides, self.rank)
+        self.padding = checks.choice("padding", padding, ("valid", "same"))
+        self.data_format = checks.data_format(data_format)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, self.rank + 2)
+        check_rank(self, x.shape, self.rank + 2)
         y = self._pool(jnp.moveaxis(x, self._channel_axis, -1))
         return jnp.moveaxis(y, -1, self._channel_axis)
 
@@ -171,11 +172,11 @@ class AveragePooling3D(_Average):
 class _GlobalPooling(_Pooled):
     def __init__(self, data_format: str | None = None, keepdims: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
-        self.data_format = arguments.data_format(data_format)
+        self.data_format = checks.data_format(data_format)
         self.keepdims = bool(keepdims)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, self.rank + 2)
+        check_rank(self, x.shape, self.rank + 2)
         first = 1 if self.data_format == "channels_last" else 2
         return self._pool(x, tuple(range(first, first + self.rank)))
 
@@ -250,7 +251,7 @@ class GlobalAveragePooling1D(_GlobalAverage):
         """The mean over the steps that `mask`, (n, steps), keeps; over all without one."""
         if mask is None:
             return super().call(x)
-        arguments.check_rank(self, x.shape, 3)
+        check_rank(self, x.shape, 3)
         steps = 1 if self.data_format == "channels_last" else 2
         kept = jnp.expand_dims(mask.astype(x.dtype), 3 - steps)
         return jnp.sum(x * kept, steps, keepdims=self.keepdims) / jnp.sum(kept, steps, keepdims=self.keepdims)

@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape
+from epochal.layers.base import axes
+from epochal.layers.base.layer import Layer, Shape
+from epochal.registry import checks
 
 Edges = int | Sequence[int | Sequence[int]]
 
@@ -40,7 +41,7 @@ class Permute(Layer):
             raise ValueError(f"Expected dims to be the numbers from 1 in some order, got {dims!r}.")
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, len(self.dims) + 1)
+        axes.check_rank(self, x.shape, len(self.dims) + 1)
         return jnp.transpose(x, (0, *self.dims))
 
 
@@ -62,10 +63,10 @@ class RepeatVector(Layer):
 
     def __init__(self, n: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.n = arguments.whole("n", n)
+        self.n = checks.whole("n", n)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, 2)
+        axes.check_rank(self, x.shape, 2)
         return jnp.broadcast_to(x[:, None], (len(x), self.n, x.shape[1]))
 
 
@@ -76,7 +77,7 @@ class _Spatial(Layer):
     data_format = "channels_last"
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, self.rank + 2)
+        axes.check_rank(self, input_shape, self.rank + 2)
 
     @property
     def _first(self) -> int:
@@ -90,7 +91,7 @@ class _Spatial(Layer):
         one = np.ndim(value) == 0
         if not one and len(value) != self.rank:
             raise ValueError(f"Expected {name} to be an integer, or {self.rank} of them or of pairs, got {value!r}.")
-        pairs = [arguments.sizes(name, v, 2, 0) for v in ([value] * self.rank if one else value)]
+        pairs = [checks.sizes(name, v, 2, 0) for v in ([value] * self.rank if one else value)]
         return tuple((before, after) for before, after in pairs)
 
 
@@ -98,10 +99,10 @@ class _ZeroPadding(_Spatial):
     def __init__(self, padding: Edges = 1, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.padding = self._edges("padding", padding)
-        self.data_format = arguments.data_format(data_format)
+        self.data_format = checks.data_format(data_format)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, self.rank + 2)
+        axes.check_rank(self, x.shape, self.rank + 2)
         before = self._first
         return jnp.pad(x, [(0, 0)] * before + list(self.padding) + [(0, 0)] * (x.ndim - before - self.rank))
 
@@ -150,10 +151,10 @@ class _Cropping(_Spatial):
     def __init__(self, cropping: Edges, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.cropping = self._edges("cropping", cropping)
-        self.data_format = arguments.data_format(data_format)
+        self.data_format = checks.data_format(data_format)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, self.rank + 2)
+        axes.check_rank(self, x.shape, self.rank + 2)
         for axis, (before, after) in enumerate(self.cropping, self._first):
             if before + after >= x.shape[axis]:
                 raise ValueError(
@@ -216,11 +217,11 @@ class Cropping3D(_Cropping):
 class _UpSampling(_Spatial):
     def __init__(self, size: int | Sequence[int] = 2, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.size = arguments.sizes("size", size, self.rank)
-        self.data_format = arguments.data_format(data_format)
+        self.size = checks.sizes("size", size, self.rank)
+        self.data_format = checks.data_format(data_format)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-        arguments.check_rank(self, x.shape, self.rank + 2)
+        axes.check_rank(self, x.shape, self.rank + 2)
         for axis, times in enumerate(self.size, self._first):
             # not jnp.repeat, whose gradient scatters
             shape = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
@@ -242,7 +243,7 @@ class UpSampling1D(_UpSampling):
     rank = 1
 
     def __init__(self, size: int = 2, **kwargs: Any):
-        super().__init__(arguments.whole("size", size), **kwargs)
+        super().__init__(checks.whole("size", size), **kwargs)
 
 
 class UpSampling2D(_UpSampling):
@@ -274,12 +275,12 @@ class UpSampling2D(_UpSampling):
     ):
         super().__init__(size, data_format, **kwargs)
         methods = ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5")
-        self.interpolation = arguments.choice("interpolation", interpolation, methods)
+        self.interpolation = checks.choice("interpolation", interpolation, methods)
 
     def call(self, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
         if self.interpolation == "nearest":
             return super().call(x)
-        arguments.check_rank(self, x.shape, 4)
+        axes.check_rank(self, x.shape, 4)
         return self._resize(x.astype(jnp.promote_types(x.dtype, self.dtype)))
 
     def _resize(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Shaped
 
-from epochal import scope
-from epochal.layers import arguments
-from epochal.layers.base import Layer, Shape, walk
-from epochal.layers.cells import anew
-from epochal.layers.weights import Buffer
-from epochal.masks import set_mask
+from epochal.layers.base import axes
+from epochal.layers.base.layer import Layer, Shape
+from epochal.layers.base.tree import walk
+from epochal.layers.base.weights import Buffer
+from epochal.layers.recurrent.cells import anew
+from epochal.registry import checks
+from epochal.tracing import forward_pass
+from epochal.tracing.masks import set_mask
 
 _SHARED = ("return_sequences", "return_state", "stateful")  # what both layers of a `Bidirectional` must agree in
 
@@ -68,29 +70,29 @@ class TimeDistributed(Wrapper):
     supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
-        arguments.check_rank(self, input_shape, 3, or_more=True)
+        axes.check_rank(self, input_shape, 3, or_more=True)
         super().build((input_shape[0], *input_shape[2:]))
 
     def call(self, x: Shaped[Array, "n t *axes"], mask: Any = None, training: bool = False) -> Shaped[Array, "n t ..."]:
-        arguments.check_rank(self, x.shape, 3, or_more=True)
+        axes.check_rank(self, x.shape, 3, or_more=True)
         if mask is not None and mask.shape[:2] != x.shape[:2]:
             raise ValueError(
                 f"TimeDistributed {self.name!r} expects a mask of shape {x.shape[:2]}, or more axes; got {mask.shape}."
             )
         inner = mask if mask is not None and mask.ndim > 2 else None
         n, t = x.shape[:2]
-        call = scope.current()
+        call = forward_pass.current()
         if _each_row_alone(self.layer):
             rows = x.reshape(n * t, *x.shape[2:])
             set_mask(rows, None if inner is None else inner.reshape(n * t, *inner.shape[2:]))
-            with nullcontext() if call is None else scope.calling(_for_all_steps(call, n, t)):
+            with nullcontext() if call is None else forward_pass.calling(_for_all_steps(call, n, t)):
                 y = self.layer(rows, training=training)
             return y.reshape(n, t, *y.shape[1:])
         steps = []
         for i in range(t):
             step = x[:, i]
             set_mask(step, None if inner is None else inner[:, i])
-            with nullcontext() if call is None else scope.calling(_for_step(call, i)):
+            with nullcontext() if call is None else forward_pass.calling(_for_step(call, i)):
                 steps.append(self.layer(step, training=training))
         return jnp.stack(steps, 1)
 
@@ -128,7 +130,7 @@ class Bidirectional(Layer):
     def __init__(self, layer: Any, merge_mode: str | None = "concat", backward_layer: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         modes = ("concat", "sum", "mul", "ave")
-        self.merge_mode = None if merge_mode is None else arguments.choice("merge_mode", merge_mode, modes)
+        self.merge_mode = None if merge_mode is None else checks.choice("merge_mode", merge_mode, modes)
         if not all(hasattr(checked(layer), name) for name in ("go_backwards", *_SHARED)):
             raise ValueError(f"Expected a recurrent layer such as LSTM(8), got {layer!r}.")
         self.forward_layer = _like(layer, "forward_")
@@ -246,12 +248,12 @@ def _each_row_alone(layer: Any) -> bool:
     return True
 
 
-def _for_step(call: scope.Call, step: Any) -> scope.Call:
+def _for_step(call: forward_pass.Call, step: Any) -> forward_pass.Call:
     """The pass of one step, with random draws of its own."""
     return call if call.key is None else dataclasses.replace(call, key=jax.random.fold_in(call.key, step))
 
 
-def _for_all_steps(call: scope.Call, n: int, t: int) -> scope.Call:
+def _for_all_steps(call: forward_pass.Call, n: int, t: int) -> forward_pass.Call:
     """The pass of n * t rows: each step of an example has an id of its own, which depends on no other example."""
     rows = None if call.rows is None or len(call.rows) != n else jnp.repeat(call.rows, t)
     if call.key is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from epochal import activations
 from epochal.losses.shapes import ArrayLike, Number, class_labels, paired
+from epochal.support.warn import warn
 
 # Keras's `backend.epsilon()`: probabilities are clipped to epsilon … 1 - epsilon before a logarithm.
 EPSILON = 1e-7
@@ -348,4 +348,4 @@ def _signs(y: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def _warn_of_one_class(name: str, p: Float[Array, " ..."], axis: int) -> None:
     if p.shape[axis] == 1:
         message = f"{name} of one class is always 0 (predictions {p.shape}). For two classes use binary_crossentropy."
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warn(message)

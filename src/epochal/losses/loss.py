@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Num
 
-from epochal.config import Configurable
 from epochal.losses.shapes import ArrayLike, broadcast_weights, rank_matched
+from epochal.registry.configurable import Configurable
+from epochal.registry.naming import function_name, snake_case
 
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None)
 
@@ -29,6 +29,8 @@ class Loss(Configurable):
     Raises:
         ValueError: an unknown reduction.
     """
+
+    _saved_family = "losses"
 
     def __init__(self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None):
         if reduction not in REDUCTIONS:
@@ -122,14 +124,3 @@ class LossFunctionWrapper(Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Array:
         return jnp.asarray(self.fn(*rank_matched(y_true, y_pred), **self._kwargs))
-
-
-def snake_case(name: str) -> str:
-    """MeanSquaredError -> mean_squared_error: how Keras names an object that was given no name."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def function_name(fn: Callable[..., Any]) -> str:
-    """The name of a function in logs: its `__name__`, or of its class if it is an object."""
-    return getattr(fn, "__name__", None) or snake_case(type(fn).__name__)

@@ -13,12 +13,14 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Bool, Shaped
 
-from epochal import initializers, scope
-from epochal.config import Configurable
-from epochal.losses.loss import Loss, function_name, snake_case
+from epochal import initializers
+from epochal.losses.loss import Loss
 from epochal.losses.shapes import ArrayLike, broadcast_weights, rank_matched
 from epochal.metrics.variables import MetricVariable
 from epochal.random import next_key
+from epochal.registry.configurable import Configurable
+from epochal.registry.naming import function_name, snake_case
+from epochal.tracing import forward_pass
 
 Stats: TypeAlias = dict[str, Array]
 # The same, summed up on the host: float64 arrays, or NumPy's numbers.
@@ -56,6 +58,8 @@ class Metric(Configurable):
         ...     def result(self):
         ...         return self.count
     """
+
+    _saved_family = "metrics"
 
     # Whether the metric is made of sums: a class that overrides `update_state` or `result` is not.
     additive = True
@@ -158,7 +162,7 @@ class Metric(Configurable):
     def initial(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The state before any example. The arguments tell shapes and types only; `jax.ShapeDtypeStruct`s will do."""
         if self.additive:
-            return _zeros(scope.shapes_of(self.stats, y_true, y_pred, sample_weight))
+            return _zeros(forward_pass.shapes_of(self.stats, y_true, y_pred, sample_weight))
         first = {"variables": [v.first for v in self.variables], "sums": [None] * len(self._family())}
         with self._holding(first):
             self.reset_state()
@@ -166,7 +170,7 @@ class Metric(Configurable):
         if all(type(metric).stats is Metric.stats for metric in self._family()):
             return start
         # Sums of additive metrics that this one holds or extends: their shapes are known once a batch was seen.
-        after = scope.shapes_of(lambda *batch: self._after(start, *batch), y_true, y_pred, sample_weight)
+        after = forward_pass.shapes_of(lambda *batch: self._after(start, *batch), y_true, y_pred, sample_weight)
         return {**start, "sums": _zeros(after["sums"])}
 
     def update(self, state: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jax import Array
 
 from epochal.losses.shapes import Number, aligned, broadcast_weights
 from epochal.metrics.metric import Metric, Stats, Sums, Value, ratio, weighted
+from epochal.support.warn import warn
 
 
 def _table(metric: Metric, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array, Any]:
@@ -149,6 +149,6 @@ class R2Score(Metric):
             message = (
                 f"Adjusted R² needs more than {self.num_regressors + 1} examples, got {examples}: plain R² is given."
             )
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warn(message)
             return scores
         return 1.0 - (1.0 - scores) * (examples - 1) / freedom

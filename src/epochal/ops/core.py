@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal.layers.graph import SymbolicTensor
 from epochal.ops.wrap import op, tensor
+from epochal.tracing.symbolic import SymbolicTensor
 
 # fmt: off
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "fori_loop", "is_tensor", "map", "saturate_cast", "scan", "scatter", "scatter_update", "shape", "slice",
     "slice_update", "stop_gradient", "switch", "unstack", "vectorized_map", "while_loop",
 ]
+
+
 # fmt: on
 
 

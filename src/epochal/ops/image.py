@@ -15,6 +15,7 @@ from epochal.ops.wrap import op
 __all__ = [
     "crop_images", "extract_patches", "pad_images", "resize", "rgb_to_grayscale", "scale_and_translate",
 ]
+
 # fmt: on
 
 _METHODS = ("bilinear", "nearest", "lanczos3", "lanczos5", "bicubic")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 from jax import Array
@@ -18,6 +17,7 @@ __all__ = [
     "cholesky", "cholesky_inverse", "det", "eig", "eigh", "inv", "jvp", "lstsq", "lu_factor", "matrix_rank", "norm",
     "pinv", "qr", "solve", "solve_triangular", "svd",
 ]
+
 # fmt: on
 
 det = unary(jnp.linalg.det)

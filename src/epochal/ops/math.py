@@ -17,6 +17,7 @@ __all__ = [
     "logsumexp", "rfft", "rsqrt", "segment_max", "segment_min", "segment_prod", "segment_sum", "top_k",
     "view_as_complex", "view_as_real",
 ]
+
 # fmt: on
 
 erf = unary(jax.lax.erf)

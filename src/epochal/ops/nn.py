@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from epochal import activations
-from epochal.layers import convolution
 from epochal.losses.functions import EPSILON
+from epochal.ops.kernels import convolution
 from epochal.ops.wrap import Axis, axes, op, tensor, unary
 
 # fmt: off
@@ -24,9 +24,11 @@ __all__ = [
     "softplus", "softsign", "space_to_depth", "sparse_categorical_crossentropy", "sparse_plus", "sparse_sigmoid",
     "sparsemax", "squareplus", "swish", "tanh_shrink", "threshold",
 ]
+
 # fmt: on
 
 Sizes = int | Sequence[int]
+
 
 # -- activations
 

@@ -11,8 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epochal.config import register_functions
-from epochal.layers.graph import apply, is_symbolic
+from epochal.registry.configurable import register_functions
+from epochal.tracing.symbolic import apply, is_symbolic
+
+# fmt: on
+
+Shape = int | Sequence[int]
 
 F = TypeVar("F", bound=Callable)
 Axis = int | Sequence[int] | None

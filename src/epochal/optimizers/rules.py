@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from epochal.optimizers.base import Optimizer, Slots
+from epochal.optimizers.optimizer import Optimizer, Slots
 
 Number = int | float
 

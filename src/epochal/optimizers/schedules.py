@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from epochal.config import Configurable
+from epochal.registry.configurable import Configurable
+
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+]
 
 Number = int | float
 Rate = Float[Array, ""]
@@ -19,6 +29,8 @@ Rate = Float[Array, ""]
 
 class LearningRateSchedule(Configurable):
     """The base of all schedules: an object called with a step, which gives the learning rate of that step."""
+
+    _saved_family = "optimizers"
 
     def __call__(self, step: Any) -> Any:
         """The learning rate of `step`, an integer scalar, possibly traced by JAX."""

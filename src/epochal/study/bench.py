@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal import micro
-from epochal.arguments import check_labels
-from epochal.array_feed import ArrayFeed
 from epochal.callbacks.monitor import Monitor
-from epochal.config import serialize
-from epochal.display import Display
-from epochal.feed import Stretch
-from epochal.memory import program_bytes
-from epochal.model import Model
-from epochal.objective import Objective
+from epochal.data.examples import Examples, fingerprint
+from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.data.feeds.block import Stretch
+from epochal.display.progress import Display
+from epochal.engine import out_of_memory
+from epochal.engine.objective.labels import check_labels
+from epochal.engine.objective.objective import Objective
+from epochal.engine.runners import TestRunner, TrainRunner
+from epochal.models.model import Model
+from epochal.models.trainer import Data, Way
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
-from epochal.runners import TestRunner, TrainRunner
-from epochal.sources import Examples, fingerprint
-from epochal.training import Data, Way
+from epochal.registry.serialize import serialize
+from epochal.runtime.memory import program_bytes
 
 _SILENT = Display()
 EVALUATED = 1024  # examples per step of an evaluation, and training examples that a fit's training loss is taken of
@@ -181,11 +181,11 @@ class Bench:
             tally = None
             for block, first, sizes in feed.epoch(epoch):
                 tally = runner.start(block) if tally is None else tally
-                executable = micro.prepared(runner, block, tally, _SILENT)
+                executable = out_of_memory.prepared(runner, block, tally, _SILENT)
                 while first < len(sizes) and mark is not None:
                     last = min(first + mark - done, len(sizes))
                     began = time.perf_counter()
-                    executable, tally = micro.run(runner, executable, block, tally, (first, last), _SILENT)
+                    executable, tally = out_of_memory.run(runner, executable, block, tally, (first, last), _SILENT)
                     done, first = done + last - first, last
                     if done == mark or first == len(sizes):
                         jax.block_until_ready(self.parts.collect())
@@ -202,8 +202,8 @@ class Bench:
             runner, tally = TestRunner(self.steps, padded), None
             for block, first, sizes in stretches:
                 tally = runner.start(block) if tally is None else tally
-                executable = micro.prepared(runner, block, tally, _SILENT)
-                _, tally = micro.run(runner, executable, block, tally, (first, len(sizes)), _SILENT)
+                executable = out_of_memory.prepared(runner, block, tally, _SILENT)
+                _, tally = out_of_memory.run(runner, executable, block, tally, (first, len(sizes)), _SILENT)
             assert tally is not None
             found.append(runner.read(tally))
         return found
@@ -217,7 +217,7 @@ class Bench:
         feed = ArrayFeed(self.examples, size, True, 0, self._exact_tail)
         runner = TrainRunner(self.steps, feed.padded, 0, 0)
         block = next(iter(feed.epoch(0))).block
-        compiled = micro.prepared(runner, block, runner.start(block), _SILENT).function
+        compiled = out_of_memory.prepared(runner, block, runner.start(block), _SILENT).function
         return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
 
 

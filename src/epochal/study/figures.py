@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from epochal.report import PLATEAU, TRAIN, VALIDATION
+from epochal.display.curves import PLATEAU, TRAIN, VALIDATION
 from epochal.study.statistics import Judge
 
 _INK = "#010203"  # stands for the page's own colour of text
@@ -275,24 +275,6 @@ def _readable_log(axes: Any) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-
-
-def overview(study: Any) -> Any:
-    """All panels in one figure, three in a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from epochal.study.panels import panels
-
-    shown = panels(study)
-    lines = -(-len(shown) // 3)
-    figure = Figure(figsize=(3 * _SIZE[0], lines * _SIZE[1]), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, panel in enumerate(shown, start=1):
-        axes = figure.add_subplot(lines, 3, i)
-        panel.draw(axes, study)
-        axes.set_title(panel.title, loc="left", fontsize=10)
-    return figure
 
 
 def svg(panel: Panel, study: Any, number: int) -> str:

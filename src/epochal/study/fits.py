@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from epochal.study import paths, statistics
+from epochal.study import descent, statistics
 from epochal.study.bench import Bench, sampled
-from epochal.study.probes import Surface, cosine, flat
+from epochal.study.loss_surface import Surface, cosine, flat
 from epochal.study.protocol import REFERENCE, Protocol, first_rates, next_rates
+from epochal.study.results import Store, key_of
 from epochal.study.statistics import EPOCHS, TARGET, UPDATES, Fit, Judge
-from epochal.study.store import Store, key_of
 
 PROBED = 2048  # examples that gradients and sharpness are measured on, at most
 _DRAWS, _DRAWN = 512, 2**16  # batches whose gradients are compared, per size, and examples in them; 32 at least
@@ -117,7 +117,7 @@ class Fits:
             }
         self._probe()
         found = self._kept(
-            {"paths": paths.UPDATES}, self.protocol.sizes[0], lambda: {"found": paths.descend(self._bench.examples)}
+            {"paths": descent.UPDATES}, self.protocol.sizes[0], lambda: {"found": descent.descend(self._bench.examples)}
         )
         self.paths = found["found"]
         self._progress.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from epochal.study import words
+from epochal.study import sentences
 from epochal.study.figures import svg
 from epochal.study.panels import panels
 
@@ -42,7 +42,7 @@ def page(study: Any) -> str:
     """The page's text."""
     protocol, key = study.protocol, study.judge.key
     title = f"Batch size study: {key} of {protocol.n:,} training examples"
-    said = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in [*words.summary(study), words.BOTH_TRUE])
+    said = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in [*sentences.summary(study), sentences.BOTH_TRUE])
     shown = "\n".join(_figure(panel, study, number) for number, panel in enumerate(panels(study)))
     return f"""<!doctype html>
 <html lang="en">
@@ -82,7 +82,7 @@ def _setting(study: Any) -> str:
     return (
         f"{study.optimizer}; {protocol.n:,} training and {study.n_validation:,} validation examples; "
         f"{len(protocol.seeds)} seed{'s' if len(protocol.seeds) > 1 else ''}; learning rates: "
-        f"{words.rates_in_words(study)}.{target}"
+        f"{sentences.rates_in_words(study)}.{target}"
     )
 
 
@@ -119,19 +119,19 @@ def _results(study: Any) -> str:
         cells = []
         for reading in ("equal_epochs", "equal_updates"):
             cells += [
-                words.number(row[f"{reading}_learning_rate"]),
-                words.outcome(row, reading, key),
-                words.spread(row[f"{reading}_best_{key}"], row[f"{reading}_best_{key}_std"]),
+                sentences.number(row[f"{reading}_learning_rate"]),
+                sentences.outcome(row, reading, key),
+                sentences.spread(row[f"{reading}_best_{key}"], row[f"{reading}_best_{key}_std"]),
             ]
         there = row["all_at_target"]
         cells += [
-            words.number(row["target_learning_rate"]) if there else "—",
-            words.spread(row["updates_to_target"], row["updates_to_target_std"], 3)
+            sentences.number(row["target_learning_rate"]) if there else "—",
+            sentences.spread(row["updates_to_target"], row["updates_to_target_std"], 3)
             if there
             else f"{row['target_seeds']} seeds",
-            words.number(row["epochs_to_target"]) if there else "—",
-            words.duration(row["seconds_to_target"]) if there else "—",
-            words.number(row["plateau_epoch"]) if row["plateau_epoch"] is not None else "none",
+            sentences.number(row["epochs_to_target"]) if there else "—",
+            sentences.duration(row["seconds_to_target"]) if there else "—",
+            sentences.number(row["plateau_epoch"]) if row["plateau_epoch"] is not None else "none",
         ]
         rows.append((row["label"], cells, there and row["seconds_to_target"] == fastest))
     note = "± is the standard deviation over seeds. The shaded row came to the target in the least time."
@@ -157,15 +157,15 @@ def _costs(study: Any) -> str:
     for row in study.table:
         cells = [
             f"{row['updates_per_epoch']:,}",
-            words.duration(row["seconds_per_step"]),
-            words.duration(row["seconds_per_epoch"]),
-            words.number(row["examples_per_second"]),
-            words.size_of_memory(row["memory_bytes"]),
-            words.number(row["gradient_std"]),
-            words.number(row["gradient_std_predicted"]),
-            words.number(row["path_cosine"]),
-            words.number(row["sharpness_adaptive"]),
-            words.number(row["sharpness_keskar"]),
+            sentences.duration(row["seconds_per_step"]),
+            sentences.duration(row["seconds_per_epoch"]),
+            sentences.number(row["examples_per_second"]),
+            sentences.size_of_memory(row["memory_bytes"]),
+            sentences.number(row["gradient_std"]),
+            sentences.number(row["gradient_std_predicted"]),
+            sentences.number(row["path_cosine"]),
+            sentences.number(row["sharpness_adaptive"]),
+            sentences.number(row["sharpness_keskar"]),
             row["status"],
         ]
         rows.append((row["label"], cells, False))

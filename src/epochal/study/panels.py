@@ -6,8 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 from epochal.study import figures
-from epochal.study.figures import Panel
-from epochal.study.words import duration, number
+from epochal.study.figures import _SIZE, Panel
+from epochal.study.sentences import duration, number
+
+
+def overview(study: Any) -> Any:
+    """All panels in one figure, three in a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from epochal.study.panels import panels
+
+    shown = panels(study)
+    lines = -(-len(shown) // 3)
+    figure = Figure(figsize=(3 * _SIZE[0], lines * _SIZE[1]), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, panel in enumerate(shown, start=1):
+        axes = figure.add_subplot(lines, 3, i)
+        panel.draw(axes, study)
+        axes.set_title(panel.title, loc="left", fontsize=10)
+    return figure
 
 
 def panels(study: Any) -> list[Panel]:

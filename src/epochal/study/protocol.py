@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from epochal.optimizers.scaling import scale_learning_rate
+from epochal.optimizers.batch_scaling import scale_learning_rate
 
 REFERENCE = 32  # the batch size that the compiled learning rate is taken to belong to
 RULES = ("tune", "linear", "sqrt", "fixed")

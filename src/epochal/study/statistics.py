@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from epochal.report import plateau
+from epochal.display.curves import plateau
 from epochal.study.protocol import Protocol
 
 Fit = dict[str, Any]

@@ -11,8 +11,8 @@ from typing import Any
 from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.fits import Fits, Progress
 from epochal.study.protocol import Protocol, protocol_of
+from epochal.study.results import Store
 from epochal.study.statistics import Fit, Judge, row
-from epochal.study.store import Store
 
 Checked = Any
 CSV, PNG, PAGE = "table.csv", "study.png", "index.html"
@@ -182,7 +182,7 @@ class Study:
 
     def plot(self, path: str | Path | None = None) -> Any:
         """All pictures of the report in one matplotlib `Figure`, written to `path` if that is given."""
-        from epochal.study.figures import overview
+        from epochal.study.panels import overview
 
         figure = overview(self)
         if path is not None:
@@ -216,6 +216,6 @@ class Study:
             writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in table)
 
     def __str__(self) -> str:
-        from epochal.study.words import terminal_table
+        from epochal.study.sentences import terminal_table
 
         return terminal_table(self)

@@ -1,0 +1,74 @@
+"""The command line: `epochal fit`, `epochal replay`, `epochal evaluate`, `epochal predict`, `epochal plan` and `study`.
+
+What the user can put right ends in one sentence on stderr and exit code 2; Ctrl-C in 130. Whatever else goes wrong is a
+bug, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import tyro
+
+from epochal.cli.fit import fit
+from epochal.cli.loading import sentence
+from epochal.cli.options import Evaluate, Fit, Plan, Predict, Replay, Study
+from epochal.cli.plan import plan
+from epochal.cli.predict import evaluate, predict
+from epochal.cli.replay import replay
+from epochal.cli.study import study
+from epochal.tables import InputError
+
+_DESCRIPTION = """Train a network on a table, look at the result, use it.
+
+  epochal fit digits                            a bundled data set: digits, diabetes, breast_cancer, iris, wine
+  epochal fit houses.csv --target price         your own: .csv, .parquet, .npz
+  epochal fit --resume runs/20260101-120000-houses    one that was killed or interrupted goes on where it was
+  epochal replay runs/20260101-120000-houses --epoch 3 --batch 17      one step of it, made again to be looked at
+  epochal plan digits                           which batch size to take, measured
+  epochal evaluate runs/20260101-120000-houses new.csv
+  epochal predict runs/20260101-120000-houses new.csv -o prices.csv
+  epochal study digits                          which batch size is good for what, on one page
+  epochal --version
+
+Everything a fit leaves behind is in its run folder: model/, curves.png, history.csv, summary.json, log.jsonl."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; None: those the program was started with.
+
+    Returns:
+        the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["-V"]):
+        print(f"epochal {version('epochal')}")
+        return 0
+    try:
+        command = tyro.cli(
+            Fit | Replay | Evaluate | Predict | Plan | Study, prog="epochal", description=_DESCRIPTION, args=given
+        )
+        if isinstance(command, Fit):
+            return fit(command, shlex.join(["epochal", *given]))
+        if isinstance(command, Study):
+            return study(command)
+        if isinstance(command, Plan):
+            return plan(command)
+        if isinstance(command, Replay):
+            return replay(command)
+        evaluate(command) if isinstance(command, Evaluate) else predict(command)
+    except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
+        return end.code if isinstance(end.code, int) else 2
+    except (InputError, OSError) as error:
+        print(f"epochal: {sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("epochal: interrupted.", file=sys.stderr)
+        return 130
+    return 0

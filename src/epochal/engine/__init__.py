@@ -1,0 +1,1 @@
+"""The machine: state in, state out."""

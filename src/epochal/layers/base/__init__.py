@@ -1,0 +1,1 @@
+"""The layer itself: its weights, its call, the layers inside it."""

@@ -1,0 +1,1 @@
+"""Which batch size: measured, chosen, explained."""

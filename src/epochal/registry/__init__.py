@@ -1,0 +1,1 @@
+"""Objects by name and as data. Nothing here knows of training."""

@@ -1,0 +1,1 @@
+"""A run on disk: checkpoints, how it is resumed, its log."""

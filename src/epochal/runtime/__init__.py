@@ -1,0 +1,1 @@
+"""What JAX and the operating system provide: programs, memory, signals."""

@@ -1,0 +1,28 @@
+"""Models and weights on disk: JSON for what a model is, safetensors for its numbers. Reading runs no code of a file."""
+
+from __future__ import annotations
+
+from epochal.registry.configurable import custom_object_scope as custom_object_scope
+from epochal.registry.configurable import get_custom_objects as get_custom_objects
+from epochal.registry.configurable import register_keras_serializable
+from epochal.registry.serialize import deserialize, serialize
+from epochal.saving.model_files import clone_model, load_model, model_from_json, save_model, to_json
+from epochal.saving.weight_files import load_weights, save_weights
+
+__all__ = [
+    "CustomObjectScope",
+    "clone_model",
+    "custom_object_scope",
+    "get_custom_objects",
+    "load_model",
+    "load_weights",
+    "model_from_json",
+    "register_keras_serializable",
+    "save_model",
+    "save_weights",
+    "to_json",
+]
+
+
+CustomObjectScope = custom_object_scope
+serialize_keras_object, deserialize_keras_object = serialize, deserialize

@@ -1,0 +1,1 @@
+"""What travels beside a value while a model is called."""
