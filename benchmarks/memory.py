@@ -137,17 +137,25 @@ def limit_address_space(more: int) -> None:
 
 def planned(model: Any, x: Any, y: Any) -> int:
     """The largest batch that is said to fit."""
-    from epochal.data import examples
-    from epochal.plans import trial as trials
-    from epochal.plans.choice import max_batch_size
-    from epochal.plans.trial import Trial
 
-    trial = Trial(model._training, examples.as_examples(x, y, method="plan"), None, 0, time.perf_counter)
-    trial._time = lambda sizes, seconds: None
-    trial._seconds = {1: 1.0}  # this is about memory
-    trials.SIZES = (32, 128, 512, 1024)  # about as many as a plan of a minute compiles
-    trial.time_sizes(None, None, 3600, None)
-    most = max_batch_size(trial.measurements(None))
+    from epochal.models.input_data import Traversal, prepare
+    from epochal.plans import step_times
+    from epochal.plans.choice import max_batch_size
+    from epochal.plans.measurements import Measurements
+    from epochal.plans.trial_model import Prepared, Stopwatch, TrialModel
+
+    step_times.SIZES = (32, 128, 512, 1024)  # about as many as a plan of a minute compiles
+    training = model._training
+    watch, compiled = Stopwatch(time.perf_counter), training.ready_to("plan")
+    with contextlib.ExitStack() as closing:
+        first = prepare(training, "plan", (x, y, None), Traversal(), closing).first
+    steps = training.steps(first, compiled)
+    training.start_optimizer(steps.parts)
+    times = step_times.StepTimes(
+        TrialModel(Prepared(steps, compiled.optimizer, first, first.n), 0), watch, memory_limit=None
+    )
+    times.compile(None, 3600, None)
+    most = max_batch_size(Measurements(first.n, {}, 0.0, times.bytes, times.limit, None))  # this is about memory
     if 1.3 * most > len(x):
         raise RuntimeError(f"{most} of {len(x)} examples fit: take more of them.")
     return most
@@ -202,16 +210,16 @@ def run_step(family: str, share: float) -> None:
     import jax
 
     from epochal.engine.runners import TrainRunner
-    from epochal.models.trainer import Way
+    from epochal.models.input_data import Traversal, prepare
     from epochal.runtime.memory import program_bytes
 
     size = SIZES.get(family, 1024)
     model, x, y = warmed(family, 2 * size)
     training = model._training
     with contextlib.ExitStack() as closing:
-        data, _ = training.fit_data((x, y, None), None, Way(size, True), 0, None, Way(), closing)
-        steps = training.steps(data.first, training.recipe)
-        feed = data.feed(steps)
+        data = prepare(training, "fit", (x, y, None), Traversal(shuffle=True), closing)
+        steps = training.steps(data.first, training.ready_to("fit"))
+        feed = data.in_batches(size).feed(steps)
         runner = TrainRunner(steps, feed.padded, 0, 0)
         ((block, _, _),) = feed.epoch(0)
         tally = runner.start(block)

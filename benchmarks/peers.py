@@ -135,8 +135,9 @@ def measure(team: Team, name: str, rounds: int) -> dict[str, Any]:
             if "skipped" in found:
                 continue
             said = team.ask(system, word)
-            if "seconds" in said:
-                said["seconds"] = min(said["seconds"], found.get("seconds", said["seconds"]))
+            for kind in ("seconds", "processor"):
+                if kind in said:
+                    said[kind] = min(said[kind], found.get(kind, said[kind]))
             found |= said
         print(f"{name}: {word}", file=sys.stderr)
     return row

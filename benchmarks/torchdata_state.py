@@ -4,7 +4,7 @@
 
 Each loader is gone over three times; then it is broken off in the first pass, made again, and goes on from its
 `state_dict()`. Printed is whether the rest of that pass and the pass behind it are what they were. What epochal does
-about each is in the last column: `loaders.py`.
+about each is in the last column: `data/streams/torch_loader.py`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,14 @@ from epochal.engine.objective.objective import _is_ours
 from epochal.registry import configurable
 
 
-@pytest.mark.parametrize("module", [epochal, layers, epochal.callbacks, epochal.models, epochal.utils])
+def test_the_names_at_the_top_are_those_of_the_table_that_they_are_imported_by() -> None:
+    assert [*epochal._PUBLIC, "version"] == epochal.__all__
+    assert [name for name in epochal.__all__ if not hasattr(epochal, name)] == []
+    with pytest.raises(AttributeError, match="no attribute 'Modle'"):
+        epochal.Modle  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("module", [layers, epochal.callbacks, epochal.models, epochal.utils])
 def test_the_public_names_are_all_and_no_more(module: Any) -> None:
     public = {name for name in vars(module) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(module, name)) and name not in module.__all__}

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from systems.work import BLOCKS, FEATURES, HEADS, TOKENS, UNITS, VOCABULARY, Candidates, Run, Work
+from systems.work import BLOCKS, FEATURES, HEADS, IMAGES, TOKENS, UNITS, VOCABULARY, Candidates, NoSuchCall, Run, Work
 
 Params = Any
 
@@ -133,6 +133,8 @@ def _training(params: Params, logits_of: Callable) -> tuple[Callable, Any]:
 
 
 def _run(work: Work) -> Run:
+    if work.kind in IMAGES:
+        raise NoSuchCall("is not written for this model")
     params, logits_of = {"mlp": _mlp, "cnn": _cnn, "lstm": _lstm, "transformer": _transformer}[work.kind](work)
     step, state = _training(params, logits_of)
     held = {"state": state, "params": params}

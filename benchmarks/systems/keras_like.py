@@ -6,7 +6,8 @@ import importlib
 import os
 from typing import Any
 
-from systems.work import BLOCKS, FEATURES, HEADS, TOKENS, UNITS, VOCABULARY, Candidates, Run, Work
+from systems import images_keras
+from systems.work import BLOCKS, FEATURES, HEADS, IMAGES, TOKENS, UNITS, VOCABULARY, Candidates, Run, Work
 
 STEPS_PER_EXECUTION = (1, 32)
 
@@ -39,6 +40,8 @@ def model_of(k: Any, work: Work) -> Any:
     layers = k.layers
     if work.kind == "transformer":
         return _transformer(k)
+    if work.kind in IMAGES:
+        return images_keras.model_of(k, work.kind, work.shape, work.classes)
     inner = {
         "mlp": lambda: [k.Input(work.sizes[:1]), *(layers.Dense(s, activation="relu") for s in work.sizes[1:-1])],
         "cnn": lambda: [
@@ -80,7 +83,7 @@ def _transformer(k: Any) -> Any:
 
 def _run(k: Any, work: Work, options: dict[str, Any]) -> Run:
     model = model_of(k, work)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
+    model.compile("adam", work.loss, metrics=["mae" if work.loss == "mse" else "accuracy"], **options)
     x, y = work.data()
 
     def fit(epochs: int) -> None:

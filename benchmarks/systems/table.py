@@ -46,6 +46,8 @@ def text(rows: dict[str, Row]) -> str:
         "another machine. Keras has the better of 1 and 32 steps per execution where its backend can.\n",
         _table(head, [line for name in fits for line in lines(name, rows[name])]),
         _skipped({name: rows[name] for name in fits}),
+        "## Processor time\n\nOf all threads together; again as multiples of epochal's.\n",
+        _table(["work", "epochal", *NAMES.values()], [_processor(n, rows[n]["systems"]) for n in fits if n in WORKS]),
         "## Resident memory\n\nThe most each process held, in MB: a row's model, its data and the libraries.\n",
         _table(["work", "epochal", *NAMES.values()], [_memory(name, rows[name]["systems"]) for name in fits]),
     ]
@@ -78,6 +80,10 @@ def _aims(work: Work, ours: float | None, ratios: dict[str, float], systems: Row
     if work.peers is not None and peers:
         nearest = min(peers, key=lambda s: peers[s])
         checks.append((peers[nearest] >= work.peers, f"{peers[nearest]:.2f}× {NAMES[nearest]}"))
+    keras = {s: r for s, r in ratios.items() if s.startswith("keras-")}
+    if work.keras is not None and keras:
+        nearest = min(keras, key=lambda s: keras[s])
+        checks.append((keras[nearest] >= work.keras, f"{keras[nearest]:.2f}× {NAMES[nearest]}"))
     if work.seconds is not None:
         checks.append((ours <= work.seconds, _time(ours)))
     if "matmul" in systems:
@@ -109,6 +115,14 @@ def _memory(name: str, systems: Row) -> str:
         f"{systems[s]['memory'] / 1e6:.0f}" if "memory" in systems.get(s, {}) else "–" for s in ("epochal", *NAMES)
     ]
     return f"| {name} | {' | '.join(cells)} |"
+
+
+def _processor(name: str, systems: Row) -> str:
+    ours = systems.get("epochal", {}).get("processor")
+    cells = [
+        f"{systems[s]['processor'] / ours:.2f}" if ours and "processor" in systems.get(s, {}) else "–" for s in NAMES
+    ]
+    return f"| {name} | {_time(ours)} | {' | '.join(cells)} |"
 
 
 def _large(row: Row) -> str:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from systems.work import BLOCKS, FEATURES, HEADS, TOKENS, UNITS, VOCABULARY, Candidates, NoSuchCall, Run, Work
+from systems import images_torch
+from systems.work import BLOCKS, FEATURES, HEADS, IMAGES, TOKENS, UNITS, VOCABULARY, Candidates, NoSuchCall, Run, Work
 
 
 def make(system: str, work: Work) -> Candidates:
@@ -65,6 +66,8 @@ class Transformer(nn.Module):
 
 def module_of(work: Work) -> nn.Module:
     """The model; it returns logits."""
+    if work.kind in IMAGES:
+        return images_torch.module_of(work.kind, work.shape[-1], work.classes)
     if work.kind == "mlp":
         pairs = zip(work.sizes[:-1], work.sizes[1:], strict=True)
         layers = [part for pair in pairs for part in (nn.Linear(*pair), nn.ReLU())]
@@ -78,7 +81,8 @@ def module_of(work: Work) -> nn.Module:
 def arrays_of(work: Work) -> tuple[np.ndarray, np.ndarray]:
     """The data as PyTorch wants it: channels first, int64 classes."""
     x, y = work.data()
-    return (np.moveaxis(x, -1, 1).copy() if work.kind == "cnn" else x), y.astype(np.int64)
+    y = y if work.loss == "mse" else y.astype(np.int64)
+    return (np.moveaxis(x, -1, 1).copy() if work.kind == "cnn" or work.kind in IMAGES else x), y
 
 
 def loss_of(logits: Tensor, y: Tensor) -> Tensor:
@@ -89,15 +93,19 @@ def loss_of(logits: Tensor, y: Tensor) -> Tensor:
 def _plain(work: Work) -> Run:
     model = module_of(work)
     x, y = (torch.from_numpy(a) for a in arrays_of(work))
+    if work.kind in IMAGES and x.ndim == 4:
+        model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    squared = work.loss == "mse"
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
 
     def step(xb: Tensor, yb: Tensor) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad(set_to_none=True)
         logits = model(xb)
-        loss = loss_of(logits, yb)
+        loss = F.mse_loss(logits, yb) if squared else loss_of(logits, yb)
         loss.backward()
         optimizer.step()
-        return loss.detach(), (logits.detach().argmax(-1) == yb).float().mean()
+        right = (logits.detach() - yb).abs() if squared else (logits.detach().argmax(-1) == yb).float()
+        return loss.detach(), right.mean()
 
     def fit(epochs: int) -> None:
         for _ in range(epochs):
@@ -120,6 +128,8 @@ def _plain(work: Work) -> Run:
 
 
 def _lightning(work: Work) -> Run:
+    if work.kind in IMAGES:
+        raise NoSuchCall("its modules are the PyTorch loop's")
     if work.task != "fit":
         raise NoSuchCall("its Trainer sets up anew in every call")
     import lightning
@@ -158,6 +168,8 @@ def _lightning(work: Work) -> Run:
 
 
 def _skorch(work: Work) -> Run:
+    if work.kind in IMAGES:
+        raise NoSuchCall("its modules are the PyTorch loop's")
     import skorch
 
     x, y = arrays_of(work)

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from epochal.cli.fit import pressed
+from epochal.cli.ctrl_c import pressed
 from epochal.cli.program import main
 
 
@@ -24,7 +24,6 @@ def run() -> None:
 
 
 def _on_interrupt(number: int, frame: Any) -> None:
-    # Noted too: Python swallows the exception when it comes inside one of JAX's callbacks.
     pressed.set()
     raise KeyboardInterrupt
 

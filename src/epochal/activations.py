@@ -56,6 +56,11 @@ __all__ = [
     "threshold",
 ]
 
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 In = Shaped[Array | np.ndarray, "*shape"]
 Out = Shaped[Array, "*shape"]
 

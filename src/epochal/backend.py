@@ -16,6 +16,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def backend() -> str:
     """What computes: "jax"."""
     return "jax"

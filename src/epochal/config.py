@@ -28,3 +28,7 @@ __all__ = [
     "serialize",
     "set_dtype_policy",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

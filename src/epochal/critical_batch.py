@@ -29,6 +29,11 @@ __all__ = [
     "ratio_interval",
 ]
 
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 Values = Float[np.ndarray, "k"]
 
 

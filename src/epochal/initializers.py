@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 from epochal.random import SeedStream, next_key
 from epochal.registry.configurable import Configurable
 from epochal.registry.lookup import find
+from epochal.registry.naming import snake_case
 from epochal.registry.serialize import deserialize
 
 __all__ = [
@@ -52,6 +53,11 @@ __all__ = [
     "variance_scaling",
     "zeros",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
 
 # The standard deviation of a standard normal that is cut off at -2 and 2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -461,23 +467,10 @@ def _dtype(dtype: Any) -> np.dtype:
     return jnp.dtype(jnp.float32 if dtype is None else dtype)
 
 
-_CLASSES: dict[str, type[Initializer]] = {
-    "zeros": Zeros,
-    "ones": Ones,
-    "constant": Constant,
-    "identity": Identity,
-    "random_normal": RandomNormal,
-    "random_uniform": RandomUniform,
-    "truncated_normal": TruncatedNormal,
-    "variance_scaling": VarianceScaling,
-    "glorot_normal": GlorotNormal,
-    "glorot_uniform": GlorotUniform,
-    "he_normal": HeNormal,
-    "he_uniform": HeUniform,
-    "lecun_normal": LecunNormal,
-    "lecun_uniform": LecunUniform,
-    "orthogonal": Orthogonal,
-}
+_PRESETS = (GlorotNormal, GlorotUniform, HeNormal, HeUniform, LecunNormal, LecunUniform)
+_RANDOM = (RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling, *_PRESETS, Orthogonal)
+_ALL: tuple[type[Initializer], ...] = (Zeros, Ones, Constant, Identity, *_RANDOM)
+_CLASSES = {snake_case(cls.__name__): cls for cls in _ALL}
 _ALIASES: dict[str, type[Initializer]] = {
     "zero": Zeros,
     "one": Ones,

@@ -20,6 +20,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 class DTypePolicy:
     """The type of a layer's weights, and the type it computes in.
 

@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 class SeedStream:
     """Seeds in a fixed order from a first one: the same first seed gives the same sequence."""
 

@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 class Regularizer(Configurable):
     """The base of all regularizers: an object called with an array, which gives a scalar penalty."""
 

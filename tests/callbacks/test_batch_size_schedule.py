@@ -20,6 +20,8 @@ from epochal.display import progress as display
 from epochal.display.progress import Bar
 from epochal.display.screens import Paper
 
+pytestmark = pytest.mark.optimized  # bits are compared
+
 N = 100
 
 
@@ -145,7 +147,7 @@ def test_the_time_left_is_that_of_the_steps_with_the_new_batch_size(monkeypatch:
             clock.now = self._start + 2 * done
             super().progress(kind, done, *rest)
 
-    monkeypatch.setattr("epochal.display.progress.display_for", lambda verbose: Paced(Sheet()))
+    monkeypatch.setattr("epochal.models.fitting.display_for", lambda verbose: Paced(Sheet()))
     each_batch = LambdaCallback(on_train_batch_end=lambda batch, logs: None)
     fitted(linear(), 3, [BatchSizeSchedule({1: 30, 2: 5}), each_batch])
     expected = {("6/13", "12s", "14s left"), ("11/13", "22s", "4.0s left")}

@@ -19,6 +19,8 @@ import epochal as keras
 from epochal import callbacks, layers
 from epochal.callbacks import tensorboard
 
+pytestmark = pytest.mark.optimized  # bits are compared
+
 N, M, EPOCHS = 100, 20, 5
 X, Y = digits(N)
 END = "on_epoch_end"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from support.data import diabetes, digits
+from support.models import only_programs
 from support.noise import TRUTHS, gradients_of, linear, regression
 from support.same import same
 
@@ -21,6 +23,8 @@ from epochal.critical_batch import (
     of_pieces,
     ratio_interval,
 )
+
+pytestmark = pytest.mark.optimized  # bits are compared
 
 # -- the callback
 
@@ -74,7 +78,7 @@ def test_in_the_long_and_the_short_run_measurements_are_paid_for_before_they_are
         _, history = watched([callback], epochs=2, n=442)
     assert all(map(math.isnan, history["noise_scale"]))
     measured: list[int] = []
-    callback._steps = type("Steps", (), {"most": {}})()
+    callback._steps = SimpleNamespace(train=SimpleNamespace(most=None))
     callback._feed = type("Feed", (), {"n": 1797, "per_epoch": 1797})()
     callback._measure = lambda epoch, drawn: measured.append(epoch)
     callback._reset()
@@ -141,7 +145,7 @@ def test_batches_in_pieces_tell_the_noise_of_the_gradients_that_train() -> None:
     assert logged == [found.value, found.low, found.high]
     plain, _ = in_pieces([])
     assert same(model.get_weights(), plain.get_weights())
-    assert "gradients" not in model._training.current.kept  # none but those that train
+    assert not only_programs(model).gradients  # none but those that train
 
 
 def test_a_batch_in_pieces_per_epoch_is_measured_over_three_epochs_and_anew_with_a_new_rate() -> None:
@@ -155,7 +159,7 @@ def test_where_the_memory_does_not_suffice_noise_is_measured_from_the_next_epoch
     monkeypatch.setenv("EPOCHAL_MEMORY_LIMIT", "24kB")
     model, history = in_pieces([keras.callbacks.NoiseScale(every=1)], epochs=3, micro_batch_size="auto", batch_size=101)
     assert np.isfinite(history["noise_scale"]).tolist() == [False, True, True]
-    assert "gradients" not in model._training.current.kept
+    assert not only_programs(model).gradients
 
 
 class OneInTwo(keras.callbacks.NoiseScale):

@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from epochal.runs.run_folder import read_history
 from support.command_line import FIXED, FLOWERS, read_json
 
 from epochal.cli.program import main
 from epochal.models import load_model
-from epochal.plans import trial
+from epochal.plans import step_times, trial_noise
+from epochal.runs.run_folder import read_history
 from epochal.tables import prepare, read_source
 
 
@@ -40,8 +40,10 @@ def test_run_folder_holds_everything(flowers):
 
 
 def test_auto_measures_first_and_keeps_the_plan_with_the_run(place, monkeypatch, capsys):
-    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4, "GRADIENTS": 64, "LOOKS": (1, 2)}.items():
-        monkeypatch.setattr(trial, name, value)
+    for name, value in {"SIZES": (64, 16), "ROUNDS": 1, "SLICE": 1e-4}.items():
+        monkeypatch.setattr(step_times, name, value)
+    for name, value in {"GRADIENTS": 64, "LOOKS": (1, 2)}.items():
+        monkeypatch.setattr(trial_noise, name, value)
     folder = place / "measured"
     command = ["fit", "iris", "--epochs", "2", "--run-dir", str(folder), "--verbose", "0", "--no-plot"]
     assert main(command) == 0

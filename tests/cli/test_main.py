@@ -14,10 +14,10 @@ import time
 
 import pyte
 import pytest
-from epochal.runs import run_folder
 from support.command_line import FIXED, PROGRAM, read_json
 
 from epochal.models import load_model
+from epochal.runs import run_folder
 from epochal.tables import prepare, read_source
 
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from epochal.runs import run_folder
 from support.command_line import read_rows
 
 from epochal.cli.options import Fit
 from epochal.cli.program import main
+from epochal.runs import run_folder
 from epochal.tables import read_source
+
+pytestmark = pytest.mark.optimized  # bits are compared
 
 
 def test_replay_shows_a_step_as_the_run_computed_it(tmp_path, monkeypatch, capsys):

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import time
 
-from epochal.runs import run_folder
-from epochal.runs.store import Store
+import pytest
 from support.command_line import FIXED, PROGRAM, SHORT, read_json
 
 from epochal.cli.options import Fit
 from epochal.cli.program import main
 from epochal.models import load_model
+from epochal.runs import run_folder
+from epochal.runs.store import Store
+
+pytestmark = pytest.mark.optimized  # bits are compared
 
 
 def values_of(folder):

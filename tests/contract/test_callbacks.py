@@ -193,7 +193,7 @@ def test_I2_user_callbacks_come_in_their_order_then_history_then_the_display(mon
             assert model.history.epoch == [0]
 
     model = shared(keras)
-    monkeypatch.setattr("epochal.display.progress.display_for", lambda verbose: Screen())
+    monkeypatch.setattr("epochal.models.fitting.display_for", lambda verbose: Screen())
     nested = [Notes("a"), (Notes("b"), [Notes("c")]), callbacks.CallbackList([Notes("d")]), []]
     model.fit(X, Y, callbacks=nested)
     assert seen == ["a", "b", "c", "d", "display"]

@@ -16,7 +16,9 @@ from support.same import same
 
 import epochal as keras
 from epochal import layers
-from epochal.engine import pacing, runners
+from epochal.engine import loop, pacing
+
+pytestmark = pytest.mark.optimized  # bits are compared
 
 X, Y = diabetes(40)
 M = 8  # 5 batches
@@ -140,14 +142,15 @@ def test_A3_steps_per_epoch_3_runs_3_with_2_per_execution(form: str) -> None:
 
 def test_A3_auto_runs_one_step_per_call_when_a_callback_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     executions: list[int] = []
-    original = runners.TrainRunner.run
+    execute = loop.execute
 
-    def run(self: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
-        executions.append(last - first)
-        return original(self, executable, block, tally, first, last)
+    def run(executable: Any, arrays: Any, arguments: tuple, interrupts: Any, donates: bool) -> Any:
+        first, last = arguments[-2:]
+        executions.append(int(last - first))
+        return execute(executable, arrays, arguments, interrupts, donates)
 
-    monkeypatch.setattr(runners.TrainRunner, "run", run)
-    monkeypatch.setattr(pacing.Watch, "SLICE", 1e9)
+    monkeypatch.setattr(loop, "execute", run)
+    monkeypatch.setattr(pacing.Pacer, "SLICE", 1e9)
     model = line()
     model.fit(X, Y, batch_size=1, verbose=0, callbacks=Hooks(keras).callback)
     assert executions == [1] * 40

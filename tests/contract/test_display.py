@@ -234,7 +234,7 @@ def shown_by(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Sheet:
     """What `run` draws, every change of it."""
     sheet = Sheet()
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
-    monkeypatch.setattr("epochal.display.progress.display_for", lambda verbose: progress.Bar(sheet))
+    monkeypatch.setattr("epochal.models.fitting.display_for", lambda verbose: progress.Bar(sheet))
     run()
     return sheet
 

@@ -19,7 +19,7 @@ from support.feeds import Listed, M, N, batches, errors, forever, line
 from support.same import same
 
 import epochal as keras
-from epochal.engine.runners import TrainRunner
+from epochal.engine.state import TrainedArrays
 
 X, Y = diabetes(N)
 ITEMS = batches(X, Y)  # 6 batches, the last one short
@@ -242,19 +242,19 @@ def test_H7_ctrl_c_pressed_twice_ends_a_hook_at_once() -> None:
 
 
 def test_H7_ctrl_c_pressed_twice_between_a_step_and_its_weights_waits_for_them(monkeypatch: Any) -> None:
-    keep, calls = TrainRunner._keep, []
+    write, calls = TrainedArrays.write, []
 
     def pressed(self: Any, state: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
             press()
             press()
-        keep(self, state)
+        write(self, state)
 
     model = restarted()
     model.fit(X[:M], Y[:M], batch_size=M, verbose=0)  # compiled and proven
     model = restarted()
-    monkeypatch.setattr(TrainRunner, "_keep", pressed)
+    monkeypatch.setattr(TrainedArrays, "write", pressed)
     with pytest.raises(KeyboardInterrupt):
         model.fit(**FIT, callbacks=[breaking("on_train_batch_end", lambda: None, None)])
     monkeypatch.undo()

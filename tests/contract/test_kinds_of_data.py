@@ -26,6 +26,8 @@ from support.kinds import Loader, Slices, Tensor, TheirSequence, kept, named, or
 import epochal as keras
 from epochal import layers
 
+pytestmark = pytest.mark.optimized  # bits are compared
+
 
 class TfData:
     """A `tf.data.Dataset` of unknown length: tuples of tensors."""

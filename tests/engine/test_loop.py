@@ -18,11 +18,11 @@ from support.same import same
 
 import epochal as keras
 from epochal.data.examples import as_examples
-from epochal.data.feeds import feed
+from epochal.data.feeds import stream_feed
 from epochal.data.feeds.array_feed import ArrayFeed
-from epochal.engine import loop, pacing, runners
+from epochal.engine import loop, pacing, session
 from epochal.engine.objective.tally import Tally
-from epochal.models import model as model_module
+from epochal.models import fitting
 
 layers = keras.layers
 
@@ -73,8 +73,8 @@ def test_A3_weights_and_history_are_bit_identical_with_and_without_observers_for
 ) -> None:
     x, y = digits(200)
 
-    def run(slice_seconds: float = pacing.Watch.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
-        monkeypatch.setattr(pacing.Watch, "SLICE", slice_seconds)
+    def run(slice_seconds: float = pacing.Pacer.SLICE, observer: Any = None, **arguments: Any) -> tuple[list, dict]:
+        monkeypatch.setattr(pacing.Pacer, "SLICE", slice_seconds)
         model = small(dropout=0.2, **arguments)
         history = model.fit(**kind(x, y, tmp_path), epochs=2, verbose=0, callbacks=observer)
         return model.get_weights(), history.history
@@ -216,14 +216,15 @@ def test_A3_the_time_slice_cuts_long_executions_also_where_a_number_of_steps_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = []
-    original = runners.TrainRunner.run
+    execute = loop.execute
 
-    def spy(self: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
-        counts.append(last - first)
-        return original(self, executable, block, tally, first, last)
+    def spy(executable: Any, arrays: Any, arguments: tuple, interrupts: Any, donates: bool) -> Any:
+        first, last = arguments[-2:]
+        counts.append(int(last - first))
+        return execute(executable, arrays, arguments, interrupts, donates)
 
-    monkeypatch.setattr(runners.TrainRunner, "run", spy)
-    monkeypatch.setattr(pacing.Watch, "SLICE", 0.0)
+    monkeypatch.setattr(loop, "execute", spy)
+    monkeypatch.setattr(pacing.Pacer, "SLICE", 0.0)
     watching = Watching()
     small(dropout=0.2, steps_per_execution=10).fit(*digits(400), batch_size=16, verbose=0, callbacks=watching)
     assert set(counts) == {1}
@@ -244,12 +245,13 @@ class Machine:
         self.lengths: list[float] = []
         self._ends: dict[int, float] = {}
         self._tallies: list[Any] = []  # kept, so that no two have the same id
-        run, wait = runners.TrainRunner.run, jax.block_until_ready
+        execute, wait = loop.execute, jax.block_until_ready
 
-        def timed(runner: Any, executable: Any, block: Any, tally: Any, first: int, last: int) -> Any:
-            tally = run(runner, executable, block, tally, first, last)
+        def timed(executable: Any, arrays: Any, arguments: tuple, interrupts: Any, donates: bool) -> Any:
+            tally = execute(executable, arrays, arguments, interrupts, donates)
+            first, last = arguments[-2:]
             self._tallies.append(tally)
-            self.lengths.append((last - first) * self.step)
+            self.lengths.append(int(last - first) * self.step)
             self.end = self._ends[id(tally.sums)] = max(self.end, self.now) + self.lengths[-1]
             self.now += 1.0 if self._busy and len(self.lengths) % 10 == 5 else 1e-4
             return tally
@@ -259,11 +261,11 @@ class Machine:
                 self.now = max(self.now, self._ends[id(tree.sums)])
             return wait(tree)
 
-        patch.setattr(loop, "time", self)
-        patch.setattr(feed, "time", self)
+        for module in (session, pacing, stream_feed):
+            patch.setattr(module, "time", self)
         patch.setattr(jax, "block_until_ready", waited)
-        patch.setattr(runners.TrainRunner, "run", timed)
-        patch.setattr(pacing._Flight, "ready", property(lambda flight: self._ends[id(flight.tally.sums)] <= self.now))
+        patch.setattr(loop, "execute", timed)
+        patch.setattr(pacing.Execution, "ready", property(lambda flight: self._ends[id(flight.tally.sums)] <= self.now))
 
     def perf_counter(self) -> float:
         return self.now
@@ -301,8 +303,8 @@ def test_a_history_tells_examples_per_second_and_the_share_of_time_the_device_wa
     """The clock goes on where data is made, and nowhere else."""
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(model_module, "time", clock)
+    for module in (session, pacing, fitting):
+        monkeypatch.setattr(module, "time", clock)
     x, y = digits(32)
 
     def batches() -> Iterator[Any]:

@@ -13,8 +13,7 @@ from support.micro_batches import assert_same, classifier
 from support.same import same
 
 import epochal as keras
-from epochal.engine import out_of_memory
-from epochal.engine.runners import TrainRunner
+from epochal.engine import loop, out_of_memory
 from epochal.runtime import memory
 
 layers, losses = keras.layers, keras.losses
@@ -59,16 +58,17 @@ def test_a_step_near_the_limit_runs_alone_and_a_second_time_if_the_one_before_st
     monkeypatch: Any, capsys: Any
 ) -> None:
     x, y = diabetes(40)
-    real, failed, steps = TrainRunner._update, [], []
+    real, failed, steps = loop.execute, [], []
 
-    def late(self: Any, executable: Any, state: Any, block: Any, tally: Any, first: int, last: int) -> Any:
+    def late(executable: Any, arrays: Any, arguments: tuple, interrupts: Any, donates: bool) -> Any:
+        first, last = arguments[-2:]
         steps.append(last - first)
         if len(steps) == 3:
             failed.append(True)
             raise jax.errors.JaxRuntimeError(
                 "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes."
             )
-        return real(self, executable, state, block, tally, first, last)
+        return real(executable, arrays, arguments, interrupts, donates)
 
     found = []
     for near in (True, False):
@@ -76,7 +76,7 @@ def test_a_step_near_the_limit_runs_alone_and_a_second_time_if_the_one_before_st
         with monkeypatch.context() as patch:
             if near:
                 patch.setattr(out_of_memory, "LAG", 0)
-                patch.setattr(TrainRunner, "_update", late)
+                patch.setattr(loop, "execute", late)
                 patch.setattr(memory, "limit", lambda **given: memory.Limit(3000, "the test"))
                 patch.setattr(memory, "step_bytes", lambda *given: 2000)  # more than half
             history = model.fit(x, y[:, None], batch_size=10, epochs=2, verbose=2, shuffle=False)

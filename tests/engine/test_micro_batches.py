@@ -17,7 +17,14 @@ from support.same import same
 import epochal as keras
 from epochal.data.examples import as_examples
 from epochal.data.feeds.array_feed import ArrayFeed
+from epochal.data.feeds.block import Stretch
+from epochal.display.progress import Display
+from epochal.engine.loop import advance
+from epochal.engine.pacing import AllSteps
 from epochal.engine.runners import TrainRunner
+from epochal.models.input_data import align
+from epochal.models.trainer import training_of
+from epochal.runtime.interrupts import Interrupts
 
 layers, losses = keras.layers, keras.losses
 
@@ -230,22 +237,23 @@ def test_one_program_runs_batches_of_all_sizes_in_pieces() -> None:
         models.append(classifier(layers.Dropout(0.3)))
         models[-1].fit(x[:5], y[:5], batch_size=5, verbose=0)  # for the programs and the optimizer's state
     model, whole_model = models
-    runner, other = (TrainRunner(m._training.current, True, 7, 1) for m in (model, whole_model))
-    examples = model._training.aligned(as_examples(x, y, method="fit"))
+    (programs,), (others,) = (training_of(m).programs.values() for m in models)
+    runner, other = TrainRunner(programs.train, True, 7, 1), TrainRunner(others.train, True, 7, 1)
+    examples = align(training_of(model), as_examples(x, y, method="fit"))
     ((block, _, _),) = ArrayFeed(examples, 60, False, 0, False).epoch(0)
     starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
     together = block._replace(
         order=block.order.reshape(1, -1), sizes=sizes, passes=np.zeros(5, np.uint32), starts=jnp.asarray(starts)
     )
-    runner.cut(5)
-    tally = runner.start(together)
-    executable = runner.program.executable(*runner.arguments(together, tally))
-    assert runner.read(runner.run(executable, together, tally, 0, 5))["loss"] > 0
+    programs.train.most = 5  # rows at once
+    (tally, rest) = advance(runner, [Stretch(together, 0, sizes)], None, AllSteps(), Display(), Interrupts())
+    assert rest is None
+    assert tally is not None
+    assert runner.read(tally)["loss"] > 0
     for start, size in zip(starts, sizes, strict=True):
         order = jnp.arange(start, start + size, dtype=jnp.int32)[None]
         one = block._replace(order=order, sizes=np.array([size]), passes=np.zeros(1, np.uint32))
-        tally = other.start(one)
-        other.run(other.program.executable(*other.arguments(one, tally)), one, tally, 0, 1)
+        advance(other, [Stretch(one, 0, np.array([size]))], None, AllSteps(), Display(), Interrupts())
     assert_same((model, keras.callbacks.History(), {}), (whole_model, keras.callbacks.History(), {}))
     assert runner.program.executables == 1
 

@@ -18,6 +18,7 @@ from support.spoiled import BAD, FIRST, LAST, M, N, Own, arrays_of, classifier, 
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback, LambdaCallback
+from epochal.models.trainer import training_of
 
 
 def without(rows: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +147,8 @@ def test_no_way_costs_a_program_and_ignore_carries_nothing() -> None:
         model = classifier(on_nonfinite=way)
         model.fit(*digits(N), batch_size=M, epochs=2, verbose=0)
         assert model.programs() == {"train": 1, "test": 0, "predict": 0}
-        (steps,) = model._training.programs.values()
-        assert (steps.record() is None) == (way == "ignore")
+        (programs,) = training_of(model).programs.values()
+        assert (programs.train.step.skipped is None) == (way == "ignore")
         assert model.history.skipped == 0
 
 

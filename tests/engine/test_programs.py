@@ -21,7 +21,7 @@ import epochal as keras
 from epochal.data.examples import as_examples
 from epochal.data.feeds.array_feed import ArrayFeed
 from epochal.data.feeds.block import take
-from epochal.engine import runners
+from epochal.engine import loop
 from epochal.engine.objective.tally import accumulate
 
 layers = keras.layers
@@ -380,14 +380,15 @@ def test_two_models_train_in_two_threads_without_disturbing_each_other() -> None
 def test_A3_watch_runs_more_steps_at_once_when_nothing_observes_them() -> None:
     x, y = digits(1700)
     lasts = []
-    original = runners.TrainRunner.run
+    execute = loop.execute
 
-    def spy(self: Any, executable: Any, block: Any, sums: Any, first: int, last: int) -> Any:
-        lasts.append(last - first)
-        return original(self, executable, block, sums, first, last)
+    def spy(executable: Any, arrays: Any, arguments: tuple, interrupts: Any, donates: bool) -> Any:
+        first, last = arguments[-2:]
+        lasts.append(int(last - first))
+        return execute(executable, arrays, arguments, interrupts, donates)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runners.TrainRunner, "run", spy)
+        patch.setattr(loop, "execute", spy)
         small().fit(x, y, batch_size=1, verbose=0)
     assert sum(lasts) == 1700
     assert max(lasts) > 8

@@ -1,11 +1,13 @@
 """Batch normalization where Keras promises nothing: padding, frozen layers, an axis 0 that is no batch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.layer_cases import close, draw, everything, functional, keras_functional, pair
 
 from epochal import layers
+from epochal.layers import normalization
 from epochal.tracing import forward_pass
 
 
@@ -63,3 +65,26 @@ def test_frozen_batch_normalization_uses_moving_statistics():
     x = draw((3,))
     close(layer(x, training=True), layer(x, training=False))
     close(layer.get_weights()[2:], [np.zeros(3), np.ones(3)])
+
+
+@pytest.mark.parametrize("real", [None, np.array([True, False, True, True]).reshape(4, 1, 1)], ids=["all", "some"])
+def test_batch_normalization_has_the_derivative_of_its_formula(real):
+    def formula(x, gamma, beta):
+        rows = x if real is None else x[real.ravel()]
+        mean, variance = rows.mean((0, 1), keepdims=True), rows.var((0, 1), keepdims=True)
+        return (x - mean) / jnp.sqrt(variance + 1e-3) * gamma + beta, mean, variance
+
+    def ours(x, gamma, beta):
+        return normalization._standardize(x, gamma, beta, real, (0, 1), 1e-3)
+
+    rng = np.random.default_rng(0)
+    args = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4, 3, 2), (1, 1, 2), (1, 1, 2))]
+
+    def everything_of(function):
+        along = jax.jvp(function, tuple(args), tuple(jnp.flip(a, -1) for a in args))
+        back = jax.vjp(function, *args)[1](tuple(jnp.sin(a) for a in along[0]))
+        hessian = jax.jacfwd(jax.grad(lambda x: jnp.sin(function(x, *args[1:])[0]).sum()))(args[0])
+        return jax.tree.leaves((along, back, hessian))
+
+    for got, want in zip(everything_of(ours), everything_of(formula), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

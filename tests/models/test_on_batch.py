@@ -14,7 +14,7 @@ from support.data import diabetes, digits
 from support.same import same
 
 import epochal as keras
-from epochal.engine import runners
+from epochal.engine.state import TrainedArrays
 
 layers = keras.layers
 SIZES = [1, 2, 3, 5, 7, 9, 13, 17, 22, 31, 32, 33, 40, 63, 64, 65, 100, 150, 222, 300]
@@ -167,17 +167,17 @@ def test_H7_ctrl_c_in_train_on_batch_never_takes_the_model_apart(monkeypatch: py
     x, y = digits(20)
     model = classifier()
     model.train_on_batch(x, y)
-    original = runners.TrainRunner._keep
+    original = TrainedArrays.write
 
     def pressed(self: Any, state: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         original(self, state)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(runners.TrainRunner, "_keep", pressed)
+    monkeypatch.setattr(TrainedArrays, "write", pressed)
     with pytest.raises(KeyboardInterrupt):
         model.train_on_batch(x, y)
-    monkeypatch.setattr(runners.TrainRunner, "_keep", original)
+    monkeypatch.setattr(TrainedArrays, "write", original)
     assert signal.getsignal(signal.SIGINT) is handler
     assert model.optimizer.iterations == 2
     model.train_on_batch(x, y)
@@ -214,6 +214,7 @@ def test_H_twenty_sizes_of_evaluate_share_five_programs(verbose: int) -> None:
     assert model.programs()["test"] <= 10
 
 
+@pytest.mark.optimized
 def test_H_evaluate_gives_the_same_bits_whether_anybody_looks_or_not_and_as_validation() -> None:
     x, y = digits(300)
     for n in (1, 9, 32, 33, 300):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from epochal import optimizers
-from epochal.optimizers import schedules
+from epochal.optimizers import lookup, schedules
 from epochal.registry.serialize import deserialize, serialize
 
 NAMES = ["dense/kernel", "dense/bias", "conv/kernel", "embedding/embeddings"]
@@ -260,9 +260,9 @@ def test_unknown_arguments():
         optimizers.Adam(lr=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(optimizers.NAMES))
+@pytest.mark.parametrize("name", sorted(lookup.NAMES))
 def test_A1_defaults_are_those_of_keras(name):
-    ours = optimizers.NAMES[name]
+    ours = lookup.NAMES[name]
     theirs = inspect.signature(getattr(keras.optimizers, ours.__name__).__init__).parameters
     wanted = {k: p.default for k, p in theirs.items() if k not in ("self", "kwargs", "name")}
     wanted |= {"exclude_layers": []} if name == "muon" else {}
@@ -348,9 +348,9 @@ def test_carry_keeps_what_belongs_to_a_parameter(make):
     optimizer.update([jnp.ones_like(p) for p in params], carried, params)
 
 
-@pytest.mark.parametrize("name", sorted(optimizers.NAMES))
+@pytest.mark.parametrize("name", sorted(lookup.NAMES))
 def test_types_stay_in_a_compiled_loop(name):
-    optimizer = optimizers.NAMES[name](use_ema=True, clipnorm=1.0)
+    optimizer = lookup.NAMES[name](use_ema=True, clipnorm=1.0)
     optimizer.bind(["a/kernel", "b/kernel"])
     params = [jnp.ones((3, 4), jnp.bfloat16), jnp.ones(3)]
     state = optimizer.init(params)

@@ -10,7 +10,7 @@ from support.data import breast_cancer, digits
 from support.planning import everything, network, unchanged
 
 import epochal as keras
-from epochal.models import planning
+from epochal.models import fitting
 
 
 def test_fit_measures_first_and_trains_as_with_the_size_that_was_chosen(quick, capsys):
@@ -70,7 +70,7 @@ def test_a_run_that_goes_on_keeps_the_size_that_was_chosen(quick, tmp_path, monk
     def again(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(planning, "plan_for", again)
+    monkeypatch.setattr(fitting, "plan_of_fit", again)
     second = run(2)
     assert second.params["batch_size"] == first.plan.batch_size
     assert second.plan is not None
@@ -103,7 +103,7 @@ def test_a_run_with_auto_that_is_broken_off_in_mid_epoch_ends_like_one_that_was_
 
     with pytest.raises(Broken):  # batches of 16 or 64: within an epoch in any case
         run("auto", stop_at=7)
-    monkeypatch.setattr(planning, "plan_for", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(fitting, "plan_of_fit", lambda *_: pytest.fail("measured again"))
     history, found = run("auto")
     assert history.plan is not None
     whole, expected = run(history.plan.batch_size, backup="whole")

@@ -4,45 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
+from support.planning import SIZES, measured, noise
 
-from epochal.critical_batch import NoiseEstimate
 from epochal.plans import choice
-from epochal.plans.measurements import Measurements
 from epochal.plans.plan import BatchPlan, make_plan
 from epochal.runtime.memory import Limit
-
-SIZES = (4, 16, 64, 256, 1024)
-
-
-def noise(value: float, low: float | None = None, high: float | None = None) -> NoiseEstimate:
-    return NoiseEstimate(
-        value, value / 2 if low is None else low, value * 2 if high is None else high, 1.0, value, 1000
-    )
-
-
-def measured(
-    a: float = 245e-6,
-    b: float = 1e-6,
-    critical: float | None = 39.0,
-    n: int = 100_000,
-    per_row: int = 1000,
-    **changed: Any,
-) -> Measurements:
-    """Steps of a + b m seconds that need 1 MB + per_row * m bytes."""
-    given: dict[str, Any] = {
-        "n": n,
-        "seconds": {m: a + b * m for m in SIZES},
-        "epoch_seconds": 0.0,
-        "bytes": {m: 1_000_000 + per_row * m for m in SIZES},
-        "limit": Limit(10**9, "the test"),
-        "noise": None if critical is None else noise(critical),
-        "trained": 100,
-    }
-    return Measurements(**{**given, **changed})
 
 
 def test_best_size_is_the_geometric_mean_of_the_machine_s_and_the_problem_s():

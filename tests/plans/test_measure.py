@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from support.data import diabetes, digits
-from support.planning import everything, network, unchanged
+from support.planning import everything, measured, network, unchanged
 from support.same import same
 
 import epochal as keras
 from epochal.critical_batch import Moments, combined
-from epochal.data.examples import as_examples
-from epochal.engine import example_gradients
-from epochal.models import planning
-from epochal.plans import trial
+from epochal.models import input_data, planning
+from epochal.models.input_data import Traversal
+from epochal.models.trainer import training_of
+from epochal.plans import step_times, trial_noise
+from epochal.plans.measure import PlanRequest, measurements
 from epochal.plans.plan import BatchPlan, make_plan
+from epochal.plans.step_times import StepTimes, Timed
+from epochal.plans.trial_model import Prepared, TrialModel
+from epochal.plans.trial_noise import Heard
+from epochal.runtime.memory import Limit
+
+
+def prepared(model: Any, x: Any, y: Any) -> input_data.Data:
+    """The data as a plan of it takes it."""
+    with ExitStack() as closing:
+        return input_data.prepare(training_of(model), "fit", (x, y, None), Traversal(), closing)
+
 
 # -- measuring
 
@@ -62,11 +75,12 @@ def test_the_model_is_the_same_where_measuring_is_broken_off(quick, monkeypatch)
     model.fit(x, y, batch_size=50, epochs=1, verbose=0)
     before = everything(model)
 
-    def broken(*arguments: Any) -> Any:
-        assert not unchanged(everything(model), before)  # the trial's weights are in it
+    def broken(*arguments: Any, state: Any) -> Any:
+        assert not same(state.params, training_of(model).parts().collect()[0])  # trained, beside the model
+        assert unchanged(everything(model), before)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(example_gradients, "squares_and_products", broken)
+    monkeypatch.setattr(trial_noise, "squares_and_products", broken)
     with pytest.raises(KeyboardInterrupt):
         keras.plan_batch_size(model, x, y, max_seconds=1000)
     assert unchanged(everything(model), before)
@@ -90,7 +104,7 @@ def test_a_plan_of_micro_batches_tells_what_is_run(quick):
 
 def test_a_step_that_runs_out_of_memory_while_it_is_timed_does_not_fit(quick, monkeypatch):
     x, y = digits(300)
-    real = trial.Trial._called
+    real = StepTimes._called
 
     def short(self: Any, m: int, count: int) -> float:
         took = real(self, m, count)  # the state is used up
@@ -98,7 +112,7 @@ def test_a_step_that_runs_out_of_memory_while_it_is_timed_does_not_fit(quick, mo
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
         return took
 
-    monkeypatch.setattr(trial.Trial, "_called", short)
+    monkeypatch.setattr(StepTimes, "_called", short)
     plan = keras.plan_batch_size(network(), x, y, max_seconds=1000)
     assert set(plan.measurements.seconds) == {16, 64}
     assert plan.batch_size <= plan.max_batch_size < 300
@@ -179,8 +193,8 @@ def test_a_step_s_own_seconds_are_what_more_steps_add_to_a_call():
         (64, 2): 5.0 + 2 * 3,
         (300, 1): 5.0 + 7,
     }
-    assert trial._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
-    assert trial._own_seconds({(300, 1): 4.0}) == {300: 4.0}
+    assert step_times._own_seconds(calls) == pytest.approx({16: 2, 64: 3, 300: 7})
+    assert step_times._own_seconds({(300, 1): 4.0}) == {300: 4.0}
 
 
 @pytest.mark.parametrize(
@@ -193,8 +207,8 @@ def test_a_step_s_own_seconds_are_what_more_steps_add_to_a_call():
 )
 def test_a_plan_for_a_short_training_measures_less_and_says_so(quick, tick, epochs, sizes, said):
     ticks = iter(range(10**9))
-    given = as_examples(*digits(300), None, method="fit")
-    plan = planning.plan_for(network(), given, max_seconds=1000, epochs=epochs, clock=lambda: next(ticks) * tick)
+    request = PlanRequest(max_seconds=1000, epochs=epochs)
+    plan = planning.plan_of(prepared(network(), *digits(300)), request, clock=lambda: next(ticks) * tick)
     assert set(plan.measurements.seconds) == sizes
     assert plan.critical_batch_size is not None
     assert plan.batch_size <= {1: 4 * 64, 2: 64, 3: 300}[len(sizes)]  # nothing is said far beside few sizes
@@ -208,18 +222,17 @@ def test_a_plan_for_a_short_training_measures_less_and_says_so(quick, tick, epoc
         ({"fraction": 0}, (0, 0.0)),
         ({"fraction": 0.2, "passes": 0.5}, (60, 0.5)),
         ({"fraction": 0, "validation_data": (np.zeros((70, 64)), np.zeros(70))}, (70, 1.0)),
-        ({"fraction": 0, "validation_data": iter([])}, (0, 0.0)),  # nobody knows how many
+        ({"fraction": 0, "validation_data": iter([(np.zeros((70, 64)), np.zeros(70))])}, (0, 0.0)),  # nobody knows
     ],
 )
 def test_validation_counts_among_an_epoch_s_seconds(monkeypatch, given, judged):
     x, y = digits(300)
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(planning, "plan_for", lambda *_, **named: asked.update(named))
-    planning.plan_for_fit(None, (x, y, None), None, epochs=5, **given)
-    assert asked["validation"] == judged
-    tried = trial.Trial(network()._training, as_examples(x, y, None, method="fit"), None, 0, lambda: 0.0)
-    tried._seconds, tried._epoch_seconds = {30: 3e-3, 300: 6e-3}, 1.0
-    found = tried.measurements(None, judged)
+    asked: list[PlanRequest] = []
+    monkeypatch.setattr(planning, "plan_of", lambda _, request: asked.append(request) or make_plan(measured()))
+    planning.plan_for_fit(network(), (x, y, None), None, epochs=5, **given)
+    assert [request.validation for request in asked] == [judged]
+    timed = Timed({30: 3e-3, 300: 6e-3}, 1.0, {}, Limit(10**9, "the test"))
+    found = measurements(300, timed, Heard(), judged)
     rows, passes = judged
     assert found.epoch_seconds == pytest.approx(1 + passes * (1 + rows / 3 * 6e-3 / 300))
     assert ("validation on" in make_plan(found).why[1]) == (rows > 0)
@@ -228,19 +241,23 @@ def test_validation_counts_among_an_epoch_s_seconds(monkeypatch, given, judged):
 def test_a_copy_is_trained_as_fit_would_in_one_go_or_several(quick):
     x, y = digits(300)
     model = network()
-    tried = trial.Trial(model._training, as_examples(x, y, None, method="fit"), None, 5, lambda: 0.0)
-    tried._compile(64)
-    once, _ = tried._advance(64, tried._state(copied=True), 0, 8)  # 5 make an epoch
-    twice, _ = tried._advance(64, tried._state(copied=True), 0, 3)
-    twice, _ = tried._advance(64, twice, 3, 8)
-    assert same(once.params, twice.params)
-    assert not np.array_equal(once.params[0], model._training.parts().collect()[0][0])
+    training, data = training_of(model), prepared(model, x, y)
+    programs = training.steps(data.first, training.ready_to("fit"))
+    training.start_optimizer(programs.parts)
+    tried = TrialModel(Prepared(programs, data.first, data.first.n), 5)
+    tried.compile(64)
+    once, twice = tried.copies(), tried.copies()
+    tried.advance(64, once, 0, 8)  # 5 make an epoch
+    tried.advance(64, twice, 0, 3)
+    tried.advance(64, twice, 3, 8)
+    assert same(once.read().params, twice.read().params)
+    assert not np.array_equal(once.read().params[0], training.parts().collect()[0][0])
 
 
 def test_the_noise_is_the_mean_over_the_steps_without_noise_that_updates_are_worth():
     # gradients that shrink by 1000 while their noise scale grows from 2 to 640: looks after 2, 4 and 8 updates
     found = [Moments(g, g * b, (0.0, 0.0, 0.0), 1024, 64) for g, b in [(1.0, 2.0), (0.1, 64.0), (1e-3, 640.0)]]
-    weights = trial._ideal_steps(dict(zip((2, 4, 8), found, strict=True)), m=64)
+    weights = trial_noise._ideal_steps(dict(zip((2, 4, 8), found, strict=True)), m=64)
     updates = np.array([3.0, 3.0, 2.0])
     worth = updates / (1 + np.array([2.0, 64.0, 640.0]) / 64)
     expected = worth @ [2.0, 64.0, 640.0] / worth.sum()
@@ -252,18 +269,18 @@ def test_the_noise_is_the_mean_over_the_steps_without_noise_that_updates_are_wor
 def test_a_training_that_has_come_to_its_end_does_not_decide_what_the_noise_is():
     # all n = 40 examples at once: at the end the mean gradient is zero, and |G|² without bias is -tr Σ / n
     begun, ended = Moments(1.0, 20.0, (0.0, 0.0, 0.0), 40, 40), Moments(-0.1 / 40, 0.1, (0.0, 0.0, 0.0), 40, 40)
-    weights = trial._ideal_steps({2: begun, 4: ended}, m=40)
+    weights = trial_noise._ideal_steps({2: begun, 4: ended}, m=40)
     e = np.array([1 / (1 + 20 / 40), -1.0])  # of each of 3 updates, and of 1
     expected = (3 * 20 * e[0] + 40) / (3 * e[0] + e[1])
     assert combined([begun, ended], weights=weights).value == pytest.approx(expected)
     still = Moments(0.0, 0.0, (0.0, 0.0, 0.0), 40, 40)  # no gradient at all: it tells nothing
-    assert trial._ideal_steps({2: begun, 4: still}, m=40)[1] == 0
-    assert trial._ideal_steps({2: still, 4: still}, m=40) == [3.0, 1.0]
+    assert trial_noise._ideal_steps({2: begun, 4: still}, m=40)[1] == 0
+    assert trial_noise._ideal_steps({2: still, 4: still}, m=40) == [3.0, 1.0]
 
 
 def test_updates_between_two_looks_count_half_for_each():
     looks = [1, 2, 4, 8]
-    weights = trial._updates(looks)
+    weights = trial_noise._updates(looks)
     assert sum(weights) == 8
     values = np.array(looks, float)  # a straight line is integrated exactly, but for what is before the first look
     assert np.dot(weights[1:], values[1:]) + (weights[0] - 1) * values[0] == pytest.approx((8**2 - 1) / 2)

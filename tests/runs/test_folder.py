@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+
 from epochal.runs import run_folder, run_log
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from epochal.runs import checkpoint_file, keeper, snapshot
-from epochal.runs.store import Store
 from support.broken_off import Batched, Broken, N, dense
 from support.data import diabetes, digits
 
 from epochal.callbacks import BackupAndRestore
 from epochal.engine import session
+from epochal.runs import keeper, snapshot
+from epochal.runs import store as store_file
+from epochal.runs.store import Store
 
 
 class Written(Store):
@@ -84,7 +85,7 @@ def test_save_freq_epoch_leaves_out_what_would_take_more_than_1_percent(monkeypa
 
 def test_a_checkpoint_is_written_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go_on = threading.Event()
-    monkeypatch.setattr(checkpoint_file, "write", lambda path, content: may_go_on.wait(60))
+    monkeypatch.setattr(store_file, "write", lambda path, content: may_go_on.wait(60))
     store = Store(tmp_path)
     store.write(0, 1, {})
     assert store.busy

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epochal.runs.checkpoint_file import read
 from support.broken_off import N, sha256_of
+
+from epochal.runs.checkpoint_file import read
 
 SCRIPT = """
 import sys, pathlib

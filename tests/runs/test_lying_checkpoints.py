@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epochal.runs.checkpoint_file import read, write
-from epochal.runs.codec import decode
-from epochal.runs.store import Store
 from support.data import digits
 from support.same import same
 from support.strangers import ends_cleanly
 
 import epochal as keras
 from epochal import layers
+from epochal.runs.checkpoint_file import read, write
+from epochal.runs.codec import decode
+from epochal.runs.store import Store
 
 
 @pytest.mark.parametrize(("shape", "chunks"), [([10**11], [50]), ([50], [10**11]), ([2**40, 2**40], [1, 1])])

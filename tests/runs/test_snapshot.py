@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from epochal.runs.checkpoint_file import read
 from support.broken_off import BreakOff, Broken, Counts, N, assert_same_run, dense, endless, run
 from support.data import digits
 from support.same import same
@@ -22,6 +21,7 @@ from support.same import same
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore
+from epochal.runs.checkpoint_file import read
 
 
 class Numbers(keras.utils.PyDataset):

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epochal.runs.checkpoint_file import read, write
-from epochal.runs.store import Store
 from support.broken_off import N, assert_weights, checkpoints, dense
 from support.data import digits
 
 from epochal.callbacks import BackupAndRestore
+from epochal.runs.checkpoint_file import read, write
+from epochal.runs.store import Store
 
 
 def largest_file(folder: Path) -> Path:
@@ -142,7 +142,7 @@ def test_a_full_disk_ends_no_training_and_leaves_the_last_good_checkpoint(tmp_pa
     script = f"""
 import resource, signal, warnings
 import numpy as np
-from epochal.checkpoint import Store
+from epochal.runs.store import Store
 store = Store({str(tmp_path)!r})
 assert store.newest() is not None
 store.write(1, 0, {{"a": np.random.default_rng(0).normal(size=1000)}})

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from epochal.runs.checkpoint_file import read, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.same import same
@@ -25,6 +24,7 @@ from support.strangers import ends_cleanly
 
 import epochal as keras
 from epochal import layers
+from epochal.runs.checkpoint_file import read, write
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -28,7 +28,7 @@ def regression():
     bench = Bench(build, (x, y.astype(np.float32), None), 0.2, None, (0,), None)
     for _ in bench.travel(8, 0.01, 0, [20]):
         pass
-    surface = loss_surface.Surface(bench.steps, bench.examples, bench.parts.collect()[0])
+    surface = loss_surface.Surface(bench.programs.test.step, bench.examples, bench.parts.collect()[0])
     params, buffers = bench.parts.collect()
     return surface, loss_surface.flat(params), buffers, x[:160].astype(np.float64), y[:160].astype(np.float64)
 

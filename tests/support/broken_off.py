@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from epochal.runs.store import Store
 
 import epochal as keras
 from epochal import layers
 from epochal.callbacks import BackupAndRestore, Callback
+from epochal.runs.store import Store
 from support.data import digits
 from support.same import same
 

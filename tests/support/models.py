@@ -6,6 +6,7 @@ from typing import Any
 
 import epochal as keras
 from epochal import layers
+from epochal.models.trainer import training_of
 
 
 def small(
@@ -20,3 +21,9 @@ def small(
     )
     model.compile(**{"optimizer": "adam", "loss": "ce", "metrics": ["accuracy"], **compile_arguments})
     return model
+
+
+def only_programs(model: Any) -> Any:
+    """The programs of a model that has been trained with one kind of targets."""
+    (programs,) = training_of(model).programs.values()
+    return programs

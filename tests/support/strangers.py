@@ -68,7 +68,7 @@ def ends_cleanly(folder: Path, reading: Callable[[], Any]) -> str | None:
             found = error
     if found is None:
         return None
-    assert type(found).__module__ in ("builtins", "epochal.runs.store"), found
+    assert type(found).__module__ in ("builtins", BrokenCheckpoint.__module__), found
     assert not isinstance(found, UnicodeError)
     assert len(str(found)) > 10
     return str(found)

@@ -33,6 +33,8 @@ class BackupAndRestore(Callback):
         >>> backup = callbacks.BackupAndRestore("backup", save_freq="30s")
     """
 
+    keeps_run = True
+
     def __init__(
         self,
         backup_dir: str | Path,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from epochal.engine.objective.tally import Entry
 from epochal.support.types import Logs
 
 
@@ -18,6 +20,7 @@ class Callback:
         params: `verbose`, `epochs`, `steps`, `batch_size`.
     """
 
+    keeps_run = False  # whether it has the run kept on disk
     model: Any = None
     params: dict[str, Any] = {}  # noqa: RUF012  (replaced by set_params, never changed)
 
@@ -40,9 +43,24 @@ class Callback:
         self.params = params
 
     def set_run(self, steps: Any, feed: Any) -> None:
-        """Called once before `fit` trains, with its programs and its data (`step.Steps`, `feed.Feed`). Not in Keras.
+        """Called once before `fit` trains, with its programs and its data (`Programs`, `Feed`). Not in Keras.
 
         What a callback cannot do with them it says here, as a ValueError: nothing has changed yet.
+        """
+
+    def entry(self) -> Entry | None:
+        """What is to be carried along in the tally of training, such as the largest gradient; None: nothing.
+
+        Asked once per fit, before it trains. Not in Keras.
+        """
+        return None
+
+    def receive_entries(self, values: Mapping[str, Any], width: int | None) -> None:
+        """After a pass of training, before the epoch ends. Not in Keras.
+
+        Args:
+            values: name -> value of each entry of the tally.
+            width: rows per micro-batch; None where batches were whole.
         """
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

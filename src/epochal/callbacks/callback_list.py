@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from epochal.callbacks.callback import Callback
 from epochal.callbacks.history import History
-from epochal.callbacks.noise_scale import NoiseScale
 from epochal.callbacks.progbar_logger import ProgbarLogger
+from epochal.engine.objective.tally import Entry
 from epochal.support.types import Logs
 
 _BATCH_HOOKS = {
@@ -16,6 +16,9 @@ _BATCH_HOOKS = {
     "test": ("on_test_batch_begin", "on_test_batch_end"),
     "predict": ("on_predict_batch_begin", "on_predict_batch_end"),
 }
+
+
+_KEPT = ("set_model", "set_params")  # hooks in which `Callback` itself does something
 
 
 class CallbackList(Callback):
@@ -56,6 +59,7 @@ class CallbackList(Callback):
         **params: Any,
     ):
         self.callbacks = list(_flat(callbacks))
+        self._asking: dict[str, list[Callback]] = {}  # batch hook -> the callbacks that do something in it
         for wanted, kind in ((add_history, History), (add_progbar, ProgbarLogger)):
             if wanted and not any(isinstance(callback, kind) for callback in self.callbacks):
                 self.callbacks.append(kind())
@@ -67,19 +71,28 @@ class CallbackList(Callback):
     def append(self, callback: Callback) -> None:
         """Adds a callback at the end."""
         self.callbacks.append(callback)
+        self._asking = {}
 
-    @property
-    def noise_listeners(self) -> list[NoiseScale]:
-        """The callbacks that ask for the gradient's noise of batches that are cut."""
-        return [callback for callback in self.callbacks if isinstance(callback, NoiseScale)]
+    def entries(self) -> list[Entry]:
+        """What callbacks ask to be carried along in the tally of training."""
+        asking = [callback for callback in self.callbacks if _overrides(callback, "entry")]
+        return [entry for callback in asking if (entry := callback.entry()) is not None]
+
+    def receive_entries(self, values: Mapping[str, Any], width: int | None) -> None:
+        self.call("receive_entries", values, width)
 
     def observes(self, kind: str) -> bool:
-        """Whether a callback overrides a batch hook of "train", "test" or "predict"."""
-        return any(_overrides(callback, hook) for callback in self.callbacks for hook in _BATCH_HOOKS[kind])
+        """Whether a callback overrides a batch hook of "train", "test" or "predict"; asked before each pass."""
+        asking = [callback for callback in self.callbacks if any(_overrides(callback, h) for h in _BATCH_HOOKS[kind])]
+        self._asking.update(dict.fromkeys((f"on_{kind}_batch_begin", f"on_{kind}_batch_end"), asking))
+        return bool(asking)
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Calls `hook` of every callback with `arguments`."""
-        for callback in self.callbacks:
+        """Calls `hook` of every callback that does something in it with `arguments`."""
+        asking = self._asking.get(hook)
+        if asking is None:
+            asking = [callback for callback in self.callbacks if hook in _KEPT or _overrides(callback, hook)]
+        for callback in asking:
             getattr(callback, hook)(*arguments)
 
     def set_model(self, model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class History(Callback):
         self.skipped = state.get("skipped", 0)
         plan = state.get("plan")
         self.plan = None if plan is None else BatchPlan.from_dict(plan)
+
+    def receive_entries(self, values: Mapping[str, Any], width: int | None) -> None:
+        if "skipped" in values:
+            self.skipped += int(values["skipped"].count)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)

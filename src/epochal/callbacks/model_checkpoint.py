@@ -53,7 +53,7 @@ class ModelCheckpoint(Monitor):
                 f'save_state keeps the run after epochs: expected save_freq="epoch", got {save_freq!r}. '
                 "BackupAndRestore keeps it every so many batches."
             )
-        self.save_state = save_state
+        self.save_state = self.keeps_run = save_state
         self.run_folder: str | None = None  # where the run is to be kept once all callbacks have seen this epoch
         self.filepath, self.verbose = str(filepath), verbose
         self.save_best_only, self.save_weights_only, self.save_freq = save_best_only, save_weights_only, save_freq

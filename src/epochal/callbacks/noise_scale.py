@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from epochal.callbacks.callback import Callback
 from epochal.critical_batch import Moments, NoiseEstimate, combined, moments, moments_of_batches
 from epochal.engine.example_gradients import chunk_size, grouped, squares_and_products
+from epochal.engine.gradient_noise import GradientNoise
+from epochal.engine.objective.tally import Entry
 from epochal.support.types import Logs
 from epochal.support.warn import warn
 
@@ -73,7 +76,7 @@ class NoiseScale(Callback):
         self._sums = np.zeros(7)  # of batches that were too few yet
         self._epoch = 0
         self._cut = False  # whether batches of the last epoch were
-        self._heard: Any = None  # in it, as of `Tally.noise`
+        self._heard: Any = None  # in it, a `GradientNoise` value
         self._trained = 0  # examples since the last measurement
         self._rate = math.nan
         self._first: int | None = None
@@ -123,7 +126,7 @@ class NoiseScale(Callback):
         if self._cut:
             if self._heard is not None and (asked or self.every is None):
                 self._take(np.asarray(self._heard))
-        elif "train" in self._steps.most:  # the memory does not suffice for more
+        elif self._steps.train.most is not None:  # the memory does not suffice for more
             pass
         elif asked or (self.every is None and self._trained >= self.pause):  # when it is paid for
             self._trained = 0
@@ -134,14 +137,11 @@ class NoiseScale(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
-    def hear(self, width: int | None, noise: Any) -> None:
-        """Takes what an epoch's batches have told.
+    def entry(self) -> Entry:
+        return GradientNoise(self.one_in)
 
-        Args:
-            width: rows per piece; None where batches were not cut.
-            noise: as of `Tally.noise`; None where nobody listened.
-        """
-        self._cut, self._heard = width is not None, noise
+    def receive_entries(self, values: Mapping[str, Any], width: int | None) -> None:
+        self._cut, self._heard = width is not None, values.get(GradientNoise.name)
 
     def one_in(self, width: int) -> int:
         """In this epoch, to one in how many batches is listened that are run in pieces of so many examples; 0: to none.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import threading
 from contextlib import chdir
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -14,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from epochal import callbacks
 from epochal.cli import messages
+from epochal.cli.ctrl_c import pressed
 from epochal.cli.loading import as_input_errors, make_network, read_prepared
 from epochal.cli.options import Fit
+from epochal.cli.plan import before_fit
+from epochal.display import curves
 from epochal.display.console import say
+from epochal.models import Model
 from epochal.plans.plan import BatchPlan
 from epochal.runs import run_folder, run_log
-from epochal.tables import InputError, Prepared, Preprocessing
-
-# Ctrl-C was pressed: set by the program's handler (`epochal.__main__`), looked at before every epoch.
-pressed = threading.Event()
-
+from epochal.runs.store import FolderInUse
+from epochal.support.errors import InputError
+from epochal.tables import Prepared
 
 # -- fit
 
@@ -95,11 +97,8 @@ def _run(options: Fit, command: str, folder: Path, begun: dict[str, Any] | None 
         raise
 
 
-def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prepared, network: Any, size: int) -> int:
+def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prepared, network: Model, size: int) -> int:
     """`model.fit` with early stopping, backup and the log, then the rest of the run folder, interrupted or not."""
-    from epochal import callbacks
-    from epochal.runs.store import FolderInUse
-
     settings = _settings(options, command, source, prepared, network, size)
     log = run_log.RunLog(folder / run_folder.LOG, settings)
     stopping = callbacks.EarlyStopping("val_loss", patience=options.patience, restore_best_weights=True)
@@ -133,7 +132,7 @@ def _train(options: Fit, command: str, folder: Path, source: str, prepared: Prep
         say("stopped", f"interrupted before the first epoch ended; go on with: epochal fit --resume {folder}")
         return 130
     summary = {**_summary(settings, record, interrupted, log), "plan": run_folder.read_plan(folder)}
-    saved = _save(options, folder, summary, prepared.preprocessing, network)
+    saved = _save(options, folder, summary, prepared, network, record)
     if summary["status"] == "done":  # one that diverged can be replayed
         run_folder.remove_backup(folder)
     messages.result(options, summary, folder, saved)
@@ -166,7 +165,9 @@ def _stop_if_pressed(epoch: int, logs: Any) -> None:
         raise KeyboardInterrupt
 
 
-def _summary(settings: dict[str, Any], record: Any, interrupted: bool, log: run_log.RunLog) -> dict[str, Any]:
+def _summary(
+    settings: dict[str, Any], record: callbacks.History, interrupted: bool, log: run_log.RunLog
+) -> dict[str, Any]:
     """What `summary.json` says, from the run's History; the log knows the time of a run that was broken off.
 
     `seconds` of the whole fit; `examples_per_second` are training examples outside of compiling, validation time
@@ -193,12 +194,10 @@ def _summary(settings: dict[str, Any], record: Any, interrupted: bool, log: run_
 
 
 def _save(
-    options: Fit, folder: Path, summary: dict[str, Any], preprocessing: Preprocessing, network: Any
+    options: Fit, folder: Path, summary: dict[str, Any], prepared: Prepared, network: Model, record: callbacks.History
 ) -> str | None:
     """Writes the history, the picture, the model and, last, the summary; says why the model could not be written."""
-    from epochal.display import curves
-
-    epochs, history = [epoch + 1 for epoch in network.history.epoch], network.history.history
+    epochs, history = [epoch + 1 for epoch in record.epoch], record.history
     run_folder.write_history(folder, epochs, history)
     if options.plot:
         title = "{source}: {task}, {n_train:,} training rows, batch {batch_size}".format(**summary)
@@ -206,7 +205,7 @@ def _save(
     problem = None
     try:
         network.save(folder / run_folder.MODEL)
-        preprocessing.save(folder / run_folder.MODEL)
+        prepared.preprocessing.save(folder / run_folder.MODEL)
     except TypeError as error:  # a part that cannot be written as data; the training is not to be lost for it
         network.save_weights(folder / "weights.safetensors")
         problem = f"{error} The weights alone are in weights.safetensors."
@@ -238,13 +237,11 @@ def _check(options: Fit) -> None:
         raise InputError(f"--learning-rate {options.learning_rate:g}: expected more than 0.")
 
 
-def _batch_size(options: Fit, prepared: Prepared, network: Any) -> tuple[BatchPlan | None, int]:
+def _batch_size(options: Fit, prepared: Prepared, network: Model) -> tuple[BatchPlan | None, int]:
     """The plan, where it is "auto", and the rows per step, never more than there are."""
     given, n = options.batch_size, len(prepared.x)
     if given != "auto":
         return None, n if given == "full" else min(int(given), n)
-    from epochal.cli.plan import before_fit
-
     planned = before_fit(network, prepared, options.epochs)
     say("batch size", f"{planned.batch_size}, measured in {planned.measurements.measuring_seconds:.0f} s")
     for sentence in planned.why[:3]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from epochal.cli import messages
+from epochal.cli import messages, networks
 from epochal.cli.options import Fit, Plan, Study
 from epochal.display.console import say
-from epochal.tables import InputError, Prepared, Table, prepare, read_source
+from epochal.models import Model
+from epochal.random import set_random_seed
+from epochal.support.errors import InputError
+from epochal.tables import Prepared, Table, prepare, read_source
 
 
 def read_prepared(options: Fit | Plan | Study) -> tuple[Table, Prepared]:
@@ -27,11 +30,8 @@ def read_prepared(options: Fit | Plan | Study) -> tuple[Table, Prepared]:
     return table, prepared
 
 
-def make_network(options: Fit | Plan, prepared: Prepared) -> tuple[Any, bool]:
+def make_network(options: Fit | Plan, prepared: Prepared) -> tuple[Model, bool]:
     """The compiled model, and whether the user compiled it."""
-    from epochal.cli import networks
-    from epochal.random import set_random_seed
-
     set_random_seed(options.seed)
     target, shape, n = prepared.preprocessing.target, prepared.preprocessing.input_shape, len(prepared.x)
     if options.model is not None:
@@ -49,17 +49,9 @@ def make_network(options: Fit | Plan, prepared: Prepared) -> tuple[Any, bool]:
 
 
 @contextmanager
-def as_input_errors(what: str) -> Any:
+def as_input_errors(what: str) -> Iterator[None]:
     """Values that a model refuses are the user's to put right."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
         raise InputError(f"{what}: {error}") from error
-
-
-def sentence(error: Exception) -> str:
-    """An error's message on one line; a failed system call as "what: which file"."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {str(error.filename)!r}" if error.filename else ""
-        return f"{error.strerror}{where}."
-    return " ".join(str(error).split())

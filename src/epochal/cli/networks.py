@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from epochal.tables import InputError, Target
+from epochal import layers, optimizers
+from epochal.models import Model, Sequential
+from epochal.support.errors import InputError
+from epochal.tables import Target
 from epochal.tables.table import no_such
 
 _ARGUMENTS = ("input_shape", "n_outputs", "n_classes", "task", "n_train")
@@ -44,7 +47,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return small >= 8 and large <= 2 * small
 
 
-def default_network(input_shape: tuple[int, ...], target: Target, n: int) -> Any:
+def default_network(input_shape: tuple[int, ...], target: Target, n: int) -> Model:
     """A multi-layer perceptron for columns, a small convolutional network for images.
 
     Columns (and arrays that are no images, flattened): ReLU layers by `default_widths`, each followed by dropout.
@@ -62,9 +65,6 @@ def default_network(input_shape: tuple[int, ...], target: Target, n: int) -> Any
     Returns:
         an uncompiled, built `epochal.Sequential`.
     """
-    from epochal import layers
-    from epochal.models.sequential import Sequential
-
     # Layers have names of their own, since dropout's masks depend on them.
     stack: list[Any] = [layers.Input(input_shape)]
     stack += _image_layers(input_shape) if is_image(input_shape) else _hidden_layers(input_shape, n)
@@ -75,21 +75,17 @@ def default_network(input_shape: tuple[int, ...], target: Target, n: int) -> Any
     return Sequential(stack, name="default_network")
 
 
-def _hidden_layers(input_shape: tuple[int, ...], n: int) -> list[Any]:
-    from epochal import layers
-
+def _hidden_layers(input_shape: tuple[int, ...], n: int) -> list[layers.Layer]:
     widths, dropout = default_widths(n)
-    stack: list[Any] = [layers.Flatten(name="flat")] if len(input_shape) > 1 else []
+    stack: list[layers.Layer] = [layers.Flatten(name="flat")] if len(input_shape) > 1 else []
     for i, width in enumerate(widths, start=1):
         stack.append(layers.Dense(width, activation="relu", name=f"hidden_{i}"))
         stack.append(layers.Dropout(dropout, name=f"dropout_{i}"))
     return stack
 
 
-def _image_layers(input_shape: tuple[int, ...]) -> list[Any]:
-    from epochal import layers
-
-    stack: list[Any] = [layers.Reshape((*input_shape, 1), name="one_channel")] if len(input_shape) == 2 else []
+def _image_layers(input_shape: tuple[int, ...]) -> list[layers.Layer]:
+    stack: list[layers.Layer] = [layers.Reshape((*input_shape, 1), name="one_channel")] if len(input_shape) == 2 else []
     side, channels, i = min(input_shape[:2]), 16, 1
     while side >= 4:
         stack.append(layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"convolution_{i}"))
@@ -99,14 +95,12 @@ def _image_layers(input_shape: tuple[int, ...]) -> list[Any]:
     return [*stack, layers.Dropout(0.3, name="dropout")]
 
 
-def own_units(target: Target) -> Any:
+def own_units(target: Target) -> layers.Layer:
     """The fixed last layer of a regression network: standard units -> the target's units."""
-    from epochal import layers
-
     return layers.Rescaling(target.std, target.mean, name="own_units")
 
 
-def compile_for(model: Any, target: Target, learning_rate: float, width: int | None = None) -> None:
+def compile_for(model: Model, target: Target, learning_rate: float, width: int | None = None) -> None:
     """Compiles with Adam and the task's usual loss and metrics.
 
     Classification: sparse categorical crossentropy (binary crossentropy for a network of one output) and accuracy.
@@ -118,8 +112,6 @@ def compile_for(model: Any, target: Target, learning_rate: float, width: int | N
         learning_rate: of Adam.
         width: the number of outputs, if it is not the usual `target.outputs`.
     """
-    from epochal import optimizers
-
     if target.task == "regression":
         loss, metrics = "mse", ["mae", "r2_score"]
     else:
@@ -127,7 +119,7 @@ def compile_for(model: Any, target: Target, learning_rate: float, width: int | N
     model.compile(optimizers.Adam(learning_rate), loss=loss, metrics=metrics)
 
 
-def network_from_file(spec: str, input_shape: tuple[int, ...], target: Target, n: int) -> Any:
+def network_from_file(spec: str, input_shape: tuple[int, ...], target: Target, n: int) -> Model:
     """The model that the user's function returns.
 
     The function is called with those of these arguments that it names: `input_shape` (of one example), `n_outputs`
@@ -159,14 +151,12 @@ def network_from_file(spec: str, input_shape: tuple[int, ...], target: Target, n
         model = function(**arguments)
     except Exception as error:
         raise InputError(f"--model {spec} failed: {_where(error)}{type(error).__name__}: {error}") from error
-    from epochal.models.model import Model
-
     if not isinstance(model, Model):
         raise InputError(f"--model {spec} returned {type(model).__name__}, expected an epochal.Model.")
     return model
 
 
-def finish_network(model: Any, target: Target, x: np.ndarray, learning_rate: float) -> tuple[Any, bool, str | None]:
+def finish_network(model: Model, target: Target, x: np.ndarray, learning_rate: float) -> tuple[Model, bool, str | None]:
     """Checks a user's network on examples and, unless it is compiled, gives it the defaults of `network_from_file`.
 
     A classifier whose outputs are no probabilities gets a last layer that makes them so.
@@ -177,9 +167,6 @@ def finish_network(model: Any, target: Target, x: np.ndarray, learning_rate: flo
     Raises:
         InputError: its outputs do not fit the target.
     """
-    from epochal import layers
-    from epochal.models.sequential import Sequential
-
     compiled, added = model.compiled, None
     if not compiled and target.task == "regression" and isinstance(model, Sequential):
         model.add(own_units(target))

@@ -210,3 +210,6 @@ class Predict:
     """The .csv to write."""
     force: bool = False
     """Replace the file if it exists."""
+
+
+Command = Fit | Replay | Evaluate | Predict | Plan | Study

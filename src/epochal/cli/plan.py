@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from epochal.cli.loading import make_network, read_prepared
 from epochal.cli.options import Plan
 from epochal.display.console import say
+from epochal.models import Model
 from epochal.models.planning import plan_batch_size, plan_for_fit
 from epochal.plans.plan import BatchPlan
-from epochal.tables import InputError, Prepared
+from epochal.support.errors import InputError
+from epochal.tables import Prepared
 
 
 def check(options: Plan) -> None:
@@ -30,7 +31,7 @@ def check(options: Plan) -> None:
             raise InputError(f"--{name} {path}: there is no folder {str(Path(path).parent)!r}.")
 
 
-def run(options: Plan, prepared: Prepared, network: Any) -> None:
+def run(options: Plan, prepared: Prepared, network: Model) -> None:
     """Measures and prints the plan; writes it where it is asked for.
 
     Raises:
@@ -61,7 +62,7 @@ def run(options: Plan, prepared: Prepared, network: Any) -> None:
     say("go on with", f"epochal fit {options.source} --batch-size {plan.batch_size}")
 
 
-def before_fit(network: Any, prepared: Prepared, epochs: int) -> BatchPlan:
+def before_fit(network: Model, prepared: Prepared, epochs: int) -> BatchPlan:
     """The plan of `epochal fit`.
 
     Raises:
@@ -72,7 +73,8 @@ def before_fit(network: Any, prepared: Prepared, epochs: int) -> BatchPlan:
         plan = plan_for_fit(network, (prepared.x, prepared.y, None), None, 0, epochs, held_out)
     except ValueError as error:
         raise InputError(f"The network cannot be trained on this data: {error}") from error
-    assert plan is not None  # of arrays there is one
+    if plan is None:
+        raise InputError("The batch size cannot be planned for data that comes in batches.")
     return plan
 
 

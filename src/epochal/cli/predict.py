@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from epochal.cli.loading import as_input_errors
+from epochal.cli.networks import class_probabilities
 from epochal.cli.options import Evaluate, Predict
 from epochal.display.console import say, say_values
+from epochal.models import Model, load_model
 from epochal.runs import run_folder
-from epochal.tables import InputError, Preprocessing, read_source, target_of
+from epochal.support.errors import InputError
+from epochal.tables import Preprocessing, read_source, target_of
 from epochal.tables.split import split_rows
 
 # -- evaluate and predict
 
 
-def evaluate(options: Evaluate) -> dict[str, float]:
-    """Prints and returns name -> value."""
+def evaluate(options: Evaluate) -> int:
+    """Prints loss and metrics by name; 0."""
     model, preprocessing = _load(options.model)
     table = read_source(options.source, "test" if options.rows == "all" else "train")
     x, y = preprocessing.apply(table), target_of(table, preprocessing)
@@ -32,7 +34,7 @@ def evaluate(options: Evaluate) -> dict[str, float]:
     for note in table.notes:
         say("", note)
     say_values(values)
-    return values
+    return 0
 
 
 def _rows(options: Evaluate, preprocessing: Preprocessing, y: np.ndarray) -> np.ndarray:
@@ -50,10 +52,8 @@ def _rows(options: Evaluate, preprocessing: Preprocessing, y: np.ndarray) -> np.
     return training if options.rows == "training" else validation
 
 
-def predict(options: Predict) -> None:
-    """Writes the predictions."""
-    from epochal.cli.networks import class_probabilities
-
+def predict(options: Predict) -> int:
+    """Writes the predictions; 0."""
     path = Path(options.output)
     if path.suffix.lower() != ".csv":
         raise InputError(f"-o {options.output}: expected a file ending in .csv.")
@@ -81,17 +81,16 @@ def predict(options: Predict) -> None:
         writer.writerows(rows)
     temporary.replace(path)
     say("written", f"{path}: {len(x):,} rows, {', '.join(header[:4])}{', …' if len(header) > 4 else ''}")
+    return 0
 
 
-def _load(path: str) -> tuple[Any, Preprocessing]:
+def _load(path: str) -> tuple[Model, Preprocessing]:
     """The model and its preprocessing, from a run folder or a model folder."""
     folder = run_folder.model_folder(Path(path))
     preprocessing = Preprocessing.load(folder)
-    from epochal.models import load_model
-
     with as_input_errors(f"{str(folder)!r} cannot be loaded"):
         return load_model(folder), preprocessing
 
 
-def _short(value: Any) -> str:
+def _short(value: float | np.floating) -> str:
     return f"{float(value):.7g}"

@@ -6,6 +6,7 @@ bug, and shows its traceback.
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,14 +14,18 @@ from importlib.metadata import version
 
 import tyro
 
-from epochal.cli.fit import fit
-from epochal.cli.loading import sentence
-from epochal.cli.options import Evaluate, Fit, Plan, Predict, Replay, Study
-from epochal.cli.plan import plan
-from epochal.cli.predict import evaluate, predict
-from epochal.cli.replay import replay
-from epochal.cli.study import study
-from epochal.tables import InputError
+from epochal.cli.options import Command, Evaluate, Fit, Plan, Predict, Replay, Study
+from epochal.support.errors import InputError
+
+# What carries out a command. It is imported when it is asked for: `--help` and a wrong option need no JAX.
+_CARRIED_OUT_BY: dict[type[Command], str] = {
+    Fit: "epochal.cli.fit:fit",
+    Replay: "epochal.cli.replay:replay",
+    Evaluate: "epochal.cli.predict:evaluate",
+    Predict: "epochal.cli.predict:predict",
+    Plan: "epochal.cli.plan:plan",
+    Study: "epochal.cli.study:study",
+}
 
 _DESCRIPTION = """Train a network on a table, look at the result, use it.
 
@@ -51,24 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"epochal {version('epochal')}")
         return 0
     try:
-        command = tyro.cli(
-            Fit | Replay | Evaluate | Predict | Plan | Study, prog="epochal", description=_DESCRIPTION, args=given
-        )
-        if isinstance(command, Fit):
-            return fit(command, shlex.join(["epochal", *given]))
-        if isinstance(command, Study):
-            return study(command)
-        if isinstance(command, Plan):
-            return plan(command)
-        if isinstance(command, Replay):
-            return replay(command)
-        evaluate(command) if isinstance(command, Evaluate) else predict(command)
+        return _carried_out(tyro.cli(Command, prog="epochal", description=_DESCRIPTION, args=given), given)
     except SystemExit as end:  # tyro: 0 after --help, 2 after a wrong option
         return end.code if isinstance(end.code, int) else 2
     except (InputError, OSError) as error:
-        print(f"epochal: {sentence(error)}", file=sys.stderr)
+        print(f"epochal: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("epochal: interrupted.", file=sys.stderr)
         return 130
-    return 0
+
+
+def _carried_out(command: Command, given: Sequence[str]) -> int:
+    """Does what the options say; the exit code."""
+    module, _, name = _CARRIED_OUT_BY[type(command)].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    return function(command, shlex.join(["epochal", *given])) if isinstance(command, Fit) else function(command)
+
+
+def _sentence(error: Exception) -> str:
+    """An error's message on one line; a failed system call as "what: which file"."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        return f"{error.strerror}{where}."
+    return " ".join(str(error).split())

@@ -13,9 +13,11 @@ from epochal.cli.loading import as_input_errors, make_network, read_prepared
 from epochal.cli.options import Replay
 from epochal.display.console import say, say_values
 from epochal.display.text import listed
-from epochal.models import replaying
+from epochal.models import Model, replaying
 from epochal.runs import run_folder
-from epochal.tables import InputError, Prepared, target_of
+from epochal.runs.store import Store
+from epochal.support.errors import InputError
+from epochal.tables import Prepared, target_of
 from epochal.tables.split import split_rows
 
 # -- replay, plan and study
@@ -50,7 +52,9 @@ def output_of(options: Replay) -> Path | None:
     return path
 
 
-def run(options: Replay, epochs: int, folder: Path, prepared: Prepared, network: Any, size: int) -> replaying.Replayed:
+def run(
+    options: Replay, epochs: int, folder: Path, prepared: Prepared, network: Model, size: int
+) -> replaying.Replayed:
     """Makes the step again, from the run's last checkpoint before it, or from its beginning.
 
     Args:
@@ -64,8 +68,6 @@ def run(options: Replay, epochs: int, folder: Path, prepared: Prepared, network:
         InputError: a step that the run does not have.
         ValueError: the data or the network are not those of the run.
     """
-    from epochal.runs.store import Store
-
     most = {"epoch": epochs, "batch": -(-len(prepared.x) // size)}
     for name, last in most.items():
         if not 1 <= getattr(options, name) <= last:
@@ -94,8 +96,7 @@ def show(step: replaying.Replayed, rows: np.ndarray, output: Path | None) -> Non
         rows: of the table, those that are trained on.
         output: the .npz to write.
     """
-    assert step.examples is not None  # data of the command line are arrays
-    of_table = rows[step.examples]
+    of_table = rows[[] if step.examples is None else step.examples]  # data of the command line are arrays
     say("rows", f"{len(of_table)} of the table, the first being 0: {listed([str(row) for row in of_table], 10)}")
     say("not finite", listed(step.not_finite, 8) or "nothing")
     norms = {f"gradient of {name}, norm": float(np.linalg.norm(g)) for name, g in step.gradients.items()}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from epochal.cli import networks
 from epochal.cli.loading import read_prepared
 from epochal.cli.options import Study
 from epochal.display.console import say
+from epochal.models import Model
 from epochal.study import batch_size_study
-from epochal.tables import InputError, Prepared
+from epochal.support.errors import InputError
+from epochal.tables import Prepared
 
 
 def study(options: Study) -> int:
@@ -84,7 +85,7 @@ def run(options: Study, prepared: Prepared) -> None:
     say("page", f"{page}  (with table.csv and study.png beside it)")
 
 
-def _network(options: Study, prepared: Prepared) -> Any:
+def _network(options: Study, prepared: Prepared) -> Model:
     """A new compiled model, as `epochal fit` makes it."""
     target, shape, n = prepared.preprocessing.target, prepared.preprocessing.input_shape, len(prepared.x)
     if options.model is not None:

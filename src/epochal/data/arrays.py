@@ -88,11 +88,11 @@ def plain_arrays(tree: Tree, name: str) -> tuple[list[Any], Any] | None:
             continue
         if not (type(part) is np.ndarray or isinstance(part, jax.Array)) or part.ndim == 0:
             return None
-    leaves, structure = jax.tree.flatten(_arrays(tree, name))
-    return list(map(_finite, leaves)) if name == "sample_weight" else leaves, structure
+    leaves, structure = jax.tree.flatten(as_arrays(tree, name))
+    return list(map(finite_weights, leaves)) if name == "sample_weight" else leaves, structure
 
 
-def _finite(weights: Any) -> Any:
+def finite_weights(weights: Any) -> Any:
     """Sample weights as float32. A single one that is no number would make the model's weights so."""
     if isinstance(weights, Lazy):
         return weights
@@ -103,13 +103,18 @@ def _finite(weights: Any) -> Any:
     return array
 
 
-def _arrays(tree: Any, name: str) -> Any:
+def as_arrays(tree: Any, name: str) -> Any:
+    """An array, or a list, tuple or dict of some, with equal rows and of types that JAX computes with.
+
+    Raises:
+        ValueError: something that is no array of numbers; the message calls it `name`.
+    """
     if tree is None:
         return None
     if isinstance(tree, Mapping):
-        return {k: _arrays(v, f"{name}[{k!r}]") for k, v in tree.items()}
+        return {k: as_arrays(v, f"{name}[{k!r}]") for k, v in tree.items()}
     if isinstance(tree, list | tuple) and _holds_arrays(tree):
-        return type(tree)(_arrays(v, f"{name}[{i}]") for i, v in enumerate(tree))
+        return type(tree)(as_arrays(v, f"{name}[{i}]") for i, v in enumerate(tree))
     return _array(tree, name)
 
 
@@ -135,7 +140,7 @@ def _array(value: Any, name: str) -> Any:
             array = np.asarray(value)
         except ValueError as error:  # ragged lists
             raise ValueError(
-                f"Expected {name} to be an array of equal rows, got {_describe(value)}. Pad rows of different lengths "
+                f"Expected {name} to be an array of equal rows, got {described(value)}. Pad rows of different lengths "
                 "first: see utils.pad_sequences."
             ) from error
         array = _without_object_dtype(array, name)
@@ -203,11 +208,12 @@ def _without_object_dtype(array: np.ndarray, name: str) -> np.ndarray:
     )
 
 
-def _refuse_unknown(x: Any, method: str) -> None:
+def refuse_unknown(x: Any, method: str) -> None:
+    """Raises ValueError where `x`, given to the model's `method`, is None or neither arrays nor batches."""
     if x is None:
         raise ValueError(f"{method}() needs data: expected x, got None.")
     if not is_arrays(x):
-        raise ValueError(f"Expected x of {method}() to be {ACCEPTED}; got {_describe(x)}.")
+        raise ValueError(f"Expected x of {method}() to be {ACCEPTED}; got {described(x)}.")
 
 
 def is_arrays(x: Any) -> bool:
@@ -218,10 +224,12 @@ def is_arrays(x: Any) -> bool:
     return isinstance(x, list | tuple | Mapping | Lazy) or is_lazy(x) or any(hasattr(x, p) for p in protocols)
 
 
-def _named(name: str, tree: Any) -> list[tuple[str, Any]]:
+def named_arrays(name: str, tree: Any) -> list[tuple[str, Any]]:
+    """The arrays of a structure with what to call them, such as "x['left']"."""
     return [(name + jax.tree_util.keystr(path), a) for path, a in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
-def _describe(value: Any) -> str:
+def described(value: Any) -> str:
+    """What messages say of a value: its type, and its shape or how its text begins."""
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else f" {str(value)[:60]!r}")

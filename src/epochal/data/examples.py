@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epochal.data.arrays import Lazy, Tree, _arrays, _describe, _finite, _named, _refuse_unknown, read_rows
+from epochal.data.arrays import (
+    Lazy,
+    Tree,
+    as_arrays,
+    described,
+    finite_weights,
+    named_arrays,
+    read_rows,
+    refuse_unknown,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def fingerprint(examples: Examples) -> dict[str, Any]:
     arrays = {
         name: array
         for part, tree in (("x", examples.x), ("y", examples.y), ("sample_weight", examples.weight))
-        for name, array in _named(part, tree)
+        for name, array in named_arrays(part, tree)
     }
     row_bytes = sum(math.prod(a.shape[1:]) * np.dtype(a.dtype).itemsize for a in arrays.values())
     count = min(examples.n, max(1, FINGERPRINT_BYTES // max(row_bytes, 1)))
@@ -86,16 +95,16 @@ def as_examples(x: Any, y: Any = None, sample_weight: Any = None, *, method: str
     Raises:
         ValueError: a kind of data that is not known, no examples at all, or first dimensions that disagree.
     """
-    _refuse_unknown(x, method)
-    parts = {"x": _arrays(x, "x"), "y": _arrays(y, "y"), "sample_weight": _arrays(sample_weight, "sample_weight")}
-    sizes = {name: a.shape[0] for part, tree in parts.items() for name, a in _named(part, tree)}
+    refuse_unknown(x, method)
+    parts = {"x": as_arrays(x, "x"), "y": as_arrays(y, "y"), "sample_weight": as_arrays(sample_weight, "sample_weight")}
+    sizes = {name: a.shape[0] for part, tree in parts.items() for name, a in named_arrays(part, tree)}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
         raise ValueError(f"Expected the same number of examples in all arrays of {method}(), got {listed}.")
     n = next(iter(sizes.values()), 0)
     if n == 0:
         raise ValueError(f"Expected at least one example in {method}(), got none (shape {_shapes(parts['x'])}).")
-    weight = jax.tree.map(_finite, parts["sample_weight"])
+    weight = jax.tree.map(finite_weights, parts["sample_weight"])
     return Examples(parts["x"], parts["y"], weight, n)
 
 
@@ -124,7 +133,7 @@ def as_validation(data: Any) -> Examples:
         ValueError: another form.
     """
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        got = f"a {type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else _describe(data)
+        got = f"a {type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else described(data)
         raise ValueError(
             f"Expected validation_data=(x, y) or (x, y, sample_weight), a dataset or a generator, got {got}."
         )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from epochal.display.screens import Paper, live_screen
-from epochal.display.text import _short, duration, per_step, short
+from epochal.display.text import duration, metric_value, per_step, short
 from epochal.support.types import Logs
 
 REDRAW_SECONDS = 0.1
@@ -203,4 +203,4 @@ class Bar(Lines):
 
 
 def _values(logs: Logs) -> list[str]:
-    return [f"{name}: {_short(value)}" for name, value in logs.items()]
+    return [f"{name}: {metric_value(value)}" for name, value in logs.items()]

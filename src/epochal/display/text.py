@@ -37,7 +37,8 @@ def _three_digits(number: float) -> str:
     return f"{number:.0f}" if number >= 99.95 else f"{number:.3g}"
 
 
-def _short(value: Any) -> str:
+def metric_value(value: Any) -> str:
+    """The value of a loss or metric as progress shows it."""
     if isinstance(value, np.ndarray):
         return np.array2string(value, precision=4)
     if not isinstance(value, int | float | np.number):

@@ -10,11 +10,13 @@ import numpy as np
 from jax import Array, lax
 
 from epochal.data.feeds.block import Batch
-from epochal.engine.programs import Steps, pass_key
-from epochal.engine.state import Parts
+from epochal.engine.execution import execute
+from epochal.engine.programs import Programs, pass_key
+from epochal.engine.state import CopiedArrays, Parts, TrainState
+from epochal.engine.step import TrainStep
 from epochal.random import SeedState
+from epochal.runtime.interrupts import Interrupts
 from epochal.runtime.program import Program
-from epochal.tracing import forward_pass
 
 CHUNK_BYTES = 64 * 2**20  # for the gradients that are in memory together
 MOST_TOGETHER = 128
@@ -27,37 +29,47 @@ def chunk_size(parts: Parts) -> int:
 
 
 def squares_and_products(
-    steps: Steps, data: tuple[Any, Any, Any], ids: np.ndarray, seed: int, chunk: int, scale: list[Array] | None = None
+    programs: Programs,
+    data: tuple[Any, Any, Any],
+    ids: np.ndarray,
+    seed: int,
+    chunk: int,
+    scale: list[Array] | None = None,
+    state: TrainState | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """|g_i|² and g_i·ḡ of N groups of b examples, float32 (N,) each, at the model's weights, which stay as they are.
+    """|g_i|² and g_i·ḡ of N groups of b examples, float32 (N,) each, at a model's weights, which stay as they are.
 
     g_i is the gradient of what training minimises on a batch of group i alone: sample weights and masks in it,
     penalties once, dropout with masks of its own, moving statistics frozen. No more than `chunk` of them are ever in
     memory: of more groups they are computed twice, since ḡ is known after the first time only.
 
     Args:
-        steps: the model's programs.
+        programs: the model's.
         data: (x, y, weight) of shapes (N, b, …).
         ids: (N, b) which examples they are.
         seed: of the dropout masks.
         chunk: how many groups at a time.
         scale: what gradients are multiplied with, one array per parameter; None leaves them as they are.
+        state: the weights; None: the model's own.
     """
-    if "gradients" not in steps.kept:
-        steps.kept["gradients"] = Program(lambda *a: _reduced(steps, *a), eager=steps.eager)
-    program = steps.kept["gradients"]
-    state, count, draw = steps.parts.collect(), len(ids), np.array([seed, 0], np.uint32)
+    step = programs.train.step
+    program = programs.gradients.setdefault(
+        programs.eager, Program(lambda state, *a: (None, _reduced(step, state, *a)), eager=programs.eager)
+    )
+    arrays = CopiedArrays((programs.test.arrays.read() if state is None else state)._replace(opt=None))
+    params, count, draw = arrays.read().params, len(ids), np.array([seed, 0], np.uint32)
     direction: Any = None
     found: Any = ()
     once = count <= chunk
     for _ in range(1 if once else 2):
-        total, pieces = None if once else [jnp.zeros_like(p) for p in state[0]], []
+        total, pieces = None if once else [jnp.zeros_like(p) for p in params], []
         for start in range(0, count, chunk):
             rows = np.minimum(np.arange(start, start + chunk), count - 1)
             real = (np.arange(start, start + chunk) < count).astype(np.float32)
             part = jax.device_put((jax.tree.map(lambda a, rows=rows: a[rows], data), ids[rows].astype(np.uint32), real))
-            arguments = (*state, part, draw, direction, total, scale)
-            squares, products, total = program.executable(*arguments)(*arguments)
+            arguments = (part, draw, direction, total, scale)
+            executable = program.executable(arrays.read(), *arguments)
+            squares, products, total = execute(executable, arrays, arguments, Interrupts())
             pieces.append((squares, products))
         direction = None if total is None else [t / count for t in total]
         found = tuple(np.concatenate(parts)[:count] for parts in zip(*jax.tree.map(np.asarray, pieces), strict=True))
@@ -70,7 +82,7 @@ def grouped(data: Any, rows: np.ndarray, group: int) -> tuple[Any, np.ndarray]:
 
 
 def _reduced(
-    steps: Steps, params: Any, buffers: Any, part: Any, draw: Any, direction: Any, total: Any, scale: Any
+    step: TrainStep, state: TrainState, part: Any, draw: Any, direction: Any, total: Any, scale: Any
 ) -> tuple[Array, Array, Any]:
     """|g_i|² and g_i·direction of the groups, and `total` with the gradients of those that are real added.
 
@@ -80,10 +92,10 @@ def _reduced(
 
     def of_one(group: Any) -> list[Array]:
         rows, numbers = group
-        gradients = _gradient(steps, params, buffers, rows, numbers, key)
+        gradients = _gradient(step, state, rows, numbers, key)
         return gradients if scale is None else [g * s for g, s in zip(gradients, scale, strict=True)]
 
-    if steps.eager:
+    if step.eager:
         groups = [of_one(jax.tree.map(lambda a, i=i: a[i], (data, ids))) for i in range(len(ids))]
         gradients = jax.tree.map(lambda *parts: jnp.stack(parts), *groups)
     elif ids.shape[1] == 1:
@@ -100,20 +112,18 @@ def _reduced(
     return squares, products, total
 
 
-def _gradient(steps: Steps, params: Any, buffers: Any, data: Any, ids: Array, key: Array) -> list[Array]:
+def _gradient(step: TrainStep, state: TrainState, data: Any, ids: Array, key: Array) -> list[Array]:
     """The gradient of what training minimises on a batch of these rows (x, y, weight), one array per parameter."""
     x, y, weight = data
     batch = Batch(x, y, weight, None, jnp.float32(ids.shape[0]), ids)
-    own = _own_streams(steps.parts, buffers, ids[0])
+    own = _own_streams(step.parts, state.buffers, ids[0])
 
     def loss_of(params: Any) -> Array:
-        call = steps.call(batch, key)
+        call = step.call(batch, key)
         call.frozen = True
-        with forward_pass.calling(call):
-            module, predictions, _ = steps.forward(params, own, batch.x, call)
-            return steps.total_loss(module, predictions, batch, call)
+        return step.loss(params, own, batch, call)[0]
 
-    return list(jax.grad(loss_of)(params))
+    return list(jax.grad(loss_of)(state.params))
 
 
 def _own_streams(parts: Parts, buffers: Any, number: Array) -> Any:

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
+import jax
+import numpy as np
+
+from epochal.data.feeds.block import Block, Stretch
 from epochal.data.feeds.feed import Feed
-from epochal.engine import out_of_memory
+from epochal.display.progress import Display
+from epochal.engine.execution import execute
 from epochal.engine.moment import Mark
-from epochal.engine.pacing import Watch
-from epochal.engine.runners import TestRunner, TrainRunner
-from epochal.engine.session import Reached, Session
+from epochal.engine.objective.tally import Tally
+from epochal.engine.out_of_memory import prepared, recovered
+from epochal.engine.pacing import AllSteps, Pacer
+from epochal.engine.runners import Runner, TestRunner, TrainRunner
+from epochal.engine.session import Session
+from epochal.runtime.interrupts import Interrupts
 from epochal.support.types import Logs
 from epochal.support.warn import warn
 
 
-def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]) -> None:
-    """Runs the epochs `epochs`; `validate(epoch)` returns the epoch's validation values, or None when it is skipped."""
+@dataclass(frozen=True)
+class Arrival:
+    """The batch before which training has ended; the model is as it was before it.
+
+    Attributes:
+        runner: would have run the batch; holds the programs and the model's arrays.
+        block, index: what it would have run.
+        rows: the batch's rows, where data are arrays.
+    """
+
+    runner: TrainRunner
+    block: Block
+    index: int
+    rows: np.ndarray | None
+
+
+def train(
+    session: Session, feed: Feed, seed: int, epochs: range, validate: Callable[[int], Logs | None]
+) -> Arrival | None:
+    """Runs the epochs `epochs`; `validate(epoch)` returns the epoch's validation values, or None when it is skipped.
+
+    Returns:
+        where training ended before `session.until`; None: the session has none, or training ended earlier.
+    """
     calls, display, model = session.callbacks, session.display, session.model
     saved = session.saved
     start = Mark(epochs.start, 0, feed.place(epochs.start, 0)) if saved is None else saved.mark
     logs: Logs = start.logs or {}
     model.stop_training = False
-    calls.on_train_begin()
+    calls.call("on_train_begin", {})
     display.train_begin(epochs.stop)
     if saved is not None and not start.within:
         saved.put_back()
@@ -30,18 +60,23 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         if not start.within and not session.begins(feed, epoch):
             _say_dry(feed, epoch, epochs)
             break
-        calls.on_epoch_begin(epoch)
+        calls.call("on_epoch_begin", epoch, {})
         if saved is not None and start.within:
             saved.put_back()
         display.epoch_begin(epoch, feed.steps)
-        runner = TrainRunner(session.steps, feed.padded, seed, epoch, session.one_in)
         if not start.trained:
-            logs = run_pass(session, runner, feed, epoch, replace(start, within=True))
+            runner = TrainRunner(session.programs.train, feed.padded, seed, epoch, entries=session.entries)
+            pacer = Pacer(session, runner, feed, epoch, replace(start, within=True))
+            tally, rest = advance(runner, pacer.stretches(), start.tally, pacer, session.display, session.interrupts)
+            if rest is not None and pacer.arrived:
+                found = feed.found(epoch, pacer.done)
+                return Arrival(runner, rest.block, rest.first, None if found is None else found[0])
+            logs = pacer.finish(tally)
         feed.end_epoch()
         values = validate(epoch)
         if values is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
-        calls.on_epoch_end(epoch, logs)
+        calls.call("on_epoch_end", epoch, logs)
         display.epoch_end(epoch, logs)
         start = Mark(epoch + 1, 0, feed.place(epoch + 1, 0), logs=dict(logs))
         session.keep(start, model.stop_training or epoch + 1 == epochs.stop)
@@ -50,8 +85,9 @@ def train(session: Session, feed: Feed, seed: int, epochs: range, validate: Call
         if feed.dry and (feed.short or epoch + 1 < epochs.stop):
             _say_dry(feed, epoch + 1, epochs)
             break
-    session.steps.end_with_averages()
-    calls.on_train_end(logs)
+    session.programs.end_with_averages()
+    calls.call("on_train_end", logs)
+    return None
 
 
 def _say_dry(feed: Feed, done: int, epochs: range) -> None:
@@ -68,10 +104,12 @@ def test(session: Session, feed: Feed) -> Logs | None:
     if not session.begins(feed, 0):
         return None
     session.model.stop_evaluating = False
-    session.callbacks.on_test_begin()
-    logs = run_pass(session, TestRunner(session.steps, feed.padded), feed, 0)
+    session.callbacks.call("on_test_begin", {})
+    runner = TestRunner(session.programs.test, feed.padded)
+    pacer = Pacer(session, runner, feed, 0)
+    logs = pacer.finish(advance(runner, pacer.stretches(), None, pacer, session.display, session.interrupts)[0])
     feed.end_epoch()
-    session.callbacks.on_test_end(logs)
+    session.callbacks.call("on_test_end", logs)
     return logs
 
 
@@ -96,32 +134,43 @@ def validation(session: Session, feed: Feed) -> Logs | None:
     return None
 
 
-def run_pass(
-    session: Session, runner: TrainRunner | TestRunner, feed: Feed, epoch: int, start: Mark | None = None
-) -> Logs:
-    """One pass over the data, for training and testing alike: blocks of batches, cut into executions.
+def advance(
+    runner: Runner,
+    stretches: Iterable[Stretch],
+    tally: Tally | None,
+    pacer: Pacer | AllSteps,
+    display: Display,
+    interrupts: Interrupts,
+) -> tuple[Tally | None, Stretch | None]:
+    """Runs the steps of blocks of batches, cut into executions: the one loop over blocks, whoever trains or tests.
 
     Args:
-        session, runner, feed, epoch: what is run.
-        start: where in the epoch; None is its beginning, and keeps nothing.
+        runner: whose steps.
+        stretches: blocks, and from which step on they are run.
+        tally: before the first step; None: nothing was run yet.
+        pacer: says how many steps the next execution runs, and is told of it.
+        display: says what is compiled.
+        interrupts: told while arrays are with a program.
+
+    Returns:
+        the tally after the last step, None if there was none; and what is left of the stretch in which the pacer ended
+        the pass, None where it came to its end.
     """
-    tally = start.tally if start is not None else None
-    watch = Watch(session, runner, feed, epoch, start)
-    blocks = feed.epoch(epoch, watch.chunk)
-    while not watch.stopped and (stretch := watch.fetched(blocks)) is not None:  # nothing is fetched after the last
-        block, first, sizes = stretch
-        tally = runner.start(block) if tally is None else tally
-        executable = out_of_memory.prepared(runner, block, tally, session.display)
-        while first < len(sizes) and not watch.stopped:
-            if watch.arrived and isinstance(runner, TrainRunner):
-                found = feed.found(epoch, watch.done)
-                raise Reached(runner, block, first, None if found is None else found[0])
-            last = min(first + watch.steps_ahead(executable), len(sizes))
-            watch.before()
-            with watch.marked():
-                executable, tally = out_of_memory.run(
-                    runner, executable, block, tally, (first, last), session.display, session.interrupts.whole
-                )
-            watch.after(executable, sizes[first:last], tally)
-            first = last
-    return watch.finish(tally)
+    donates = runner.programs.donates
+    for block, first, sizes in stretches:
+        so_far = runner.start(block) if tally is None else tally
+        executable = prepared(runner, block, so_far, display)
+        while first < len(sizes):
+            ahead = min(pacer.steps_ahead(executable), len(sizes) - first)
+            if not ahead:
+                return so_far, Stretch(block, first, sizes)
+            arguments = runner.arguments(block, so_far, first, first + ahead)
+            try:
+                so_far = execute(executable, runner.arrays, arguments, interrupts, donates)
+            except jax.errors.JaxRuntimeError as error:
+                executable = recovered(runner, executable, block, so_far, display, error)
+                continue
+            pacer.after(executable, sizes[first : first + ahead], so_far)
+            first += ahead
+        tally = so_far
+    return tally, None

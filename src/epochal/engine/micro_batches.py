@@ -7,21 +7,19 @@ drawn by the examples' ids. Penalties on weights count once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from epochal.critical_batch import of_pieces
 from epochal.data.feeds.block import Batch, Block, take_piece
 from epochal.engine.objective.loss_sums import CountsNeeded
 from epochal.engine.objective.objective import Objective
 from epochal.engine.objective.outputs import beside, put_back
-from epochal.engine.objective.tally import Tally, accumulate
+from epochal.engine.objective.tally import Entry, Tally
 from epochal.tracing import forward_pass
 
 
@@ -66,8 +64,8 @@ class Summed(NamedTuple):
         losses: "loss" and each output's, by label.
         shown: per output a number that is NaN where the output is not finite; empty where nobody asks.
         tally: after the batch.
-        squares: |g|² of the pieces' own mean losses, averaged with their numbers of examples as weights; zero where
-            nobody asks for the gradient's noise.
+        unpenalized: the gradients without the regularizers' part; empty in a test.
+        entries: name -> what an `Entry` has accumulated over the micro-batches.
     """
 
     gradients: list[Array]
@@ -75,7 +73,8 @@ class Summed(NamedTuple):
     losses: dict[str, Array]
     shown: list[Array]
     tally: Tally
-    squares: Any = 0.0
+    unpenalized: Sequence[Array] = ()
+    entries: dict[str, Any] = {}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Pieces:
         cut: how.
         objective: the compiled losses and metrics.
         call: (batch, key) -> what layers know of the pass.
-        forward: (params, buffers, x, call) -> the module, its predictions and the buffers after, as of `Steps.called`.
+        forward: (params, buffers, x, call) -> the module, its predictions, the buffers after; as of `Forward.called`.
         penalties: (params) -> what the regularizers of the weights come to.
         outputs_of: brings a model's return value to a list.
         looks: whether outputs are looked at for what is not finite.
@@ -101,12 +100,21 @@ class Pieces:
     looks: bool = False
 
     def trained(
-        self, params: Any, buffers: Any, tally: Tally, block: Block, step: Any, key: Array, listens: bool = False
+        self,
+        params: Any,
+        buffers: Any,
+        tally: Tally,
+        block: Block,
+        step: Any,
+        key: Array,
+        entries: Mapping[str, Entry] | None = None,
     ) -> Summed:
-        """Loss and gradients of batch number `step`, and the tally after it.
+        """Loss and gradients of batch number `step`, and the sums and states of the tally after it.
 
-        One that listens also notes there what the pieces tell of the gradient's noise.
+        Args:
+            entries: those that look at micro-batches of this update.
         """
+        watching = entries or {}
 
         def gradient(carry: Summed, piece: Batch, counts: Any, size: Array) -> Summed:
             def loss_of(params: Any) -> tuple[Array, Any]:
@@ -115,26 +123,21 @@ class Pieces:
 
             added, (outputs, losses, buffers, known) = jax.grad(loss_of, has_aux=True)(params)
             put_back(outputs, known)
-            squares = carry.squares + _square(added) * size / piece.size if listens else carry.squares
+            seen = {n: e.add_piece(carry.entries[n], added, piece.size, size) for n, e in watching.items()}
             sums = [a + b.astype(a.dtype) for a, b in zip(carry.gradients, added, strict=True)]
-            return self._after(carry, outputs, losses, piece)._replace(gradients=sums, buffers=buffers, squares=squares)
+            return self._after(carry, outputs, losses, piece)._replace(gradients=sums, buffers=buffers, entries=seen)
 
         zeros = [jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)) for p in params]
-        # The noise so far takes no part in the loop over the pieces: carried along it would cost a step 3 %.
-        start = self._start(buffers, tally._replace(noise=None))._replace(gradients=zeros, squares=jnp.zeros(()))
+        start = self._start(buffers, tally)._replace(
+            gradients=zeros, entries={name: entry.start_piece() for name, entry in watching.items()}
+        )
         summed = self._folded(gradient, start, params, block, step, key)
         gradients = summed.gradients
         if self.penalties(params):
             extra = jax.grad(lambda params: sum(self.penalties(params), jnp.zeros(())))(params)
             gradients = [a + b for a, b in zip(gradients, extra, strict=True)]
-        if listens:
-            size = block.sizes[step].astype(jnp.float32)
-            pieces = jnp.ceil(size / self.cut.width)
-            tally = tally._replace(
-                noise=_listened(tally.noise, summed.squares, pieces, summed.gradients, gradients, size)
-            )
-        summed = summed._replace(tally=summed.tally._replace(noise=tally.noise))
-        return summed._replace(gradients=[g.astype(p.dtype) for g, p in zip(gradients, params, strict=True)])
+        gradients = [g.astype(p.dtype) for g, p in zip(gradients, params, strict=True)]
+        return summed._replace(gradients=gradients, unpenalized=summed.gradients)
 
     def tested(self, params: Any, buffers: Any, tally: Tally, block: Block, step: Any) -> Tally:
         """The tally after an evaluation of batch number `step`."""
@@ -146,7 +149,8 @@ class Pieces:
         return self._folded(test, self._start((), tally), params, block, step, None, buffers).tally
 
     def _start(self, buffers: Any, tally: Tally) -> Summed:
-        labels = ["loss", *filter(None, self.objective.loss_labels)]
+        # The entries so far take no part in the loop over the pieces: carried along they would cost a step 3 %.
+        labels, tally = ["loss", *filter(None, self.objective.loss_labels)], tally._replace(entries={})
         shown = [jnp.zeros(()) for _ in self.objective.outputs] if self.looks else []
         return Summed([], buffers, dict.fromkeys(labels, jnp.zeros(())), shown, tally)
 
@@ -204,68 +208,6 @@ class Pieces:
         return carry._replace(
             losses=added, shown=shown, tally=self.objective.measure_piece(outputs, piece, carry.tally)
         )
-
-
-def _square(gradients: Sequence[Array]) -> Array:
-    # By columns first: XLA does not vectorize the sum of all on a CPU.
-    columns = (jnp.square(g).sum(axis=0, dtype=jnp.float32) for g in gradients)
-    return sum((column.sum() for column in columns), jnp.zeros(()))
-
-
-def listening(
-    first: Any, last: Any, step: Callable, carry: Any, number: Callable[[Any], Array], one_in: int, eager: bool
-) -> Any:
-    """`step(i, carry, listens)` for i = first … last-1; one in so many listens.
-
-    `number(carry)` counts updates. Of each `one_in` of them in a row one listens, drawn by the golden ratio (Weyl 1916)
-    in step with no number of batches per epoch. The others are in plain loops between: if each step had to look whether
-    it listens, it would take up to a tenth more time.
-    """
-
-    def next_heard(carry: Any) -> Array:
-        """So many updates later one listens."""
-        now = number(carry).astype(jnp.uint32)
-        row, width = now // one_in, np.uint32(one_in)
-
-        def drawn(row: Array) -> Array:
-            return row * width + ((((row * np.uint32(2654435769)) >> np.uint32(16)) * width) >> np.uint32(16))
-
-        return (jnp.where(drawn(row) >= now, drawn(row), drawn(row + np.uint32(1))) - now).astype(jnp.int32)
-
-    def loop(first: Any, last: Any, carry: Any, listens: bool) -> Any:
-        if not eager:
-            return lax.fori_loop(first, last, lambda i, carry: step(i, carry, listens), carry)
-        for i in range(int(first), int(last)):
-            carry = step(i, carry, listens)
-        return carry
-
-    def both(place: Any) -> Any:
-        i, carry = place
-        at = jnp.minimum(i + next_heard(carry), last)
-        carry = loop(i, at, carry, False)
-        end = jnp.minimum(at + 1, last)
-        return end, loop(at, end, carry, True)
-
-    place = jnp.asarray(first), carry
-    if not eager:
-        return lax.while_loop(lambda place: place[0] < last, both, place)[1]
-    while place[0] < last:
-        place = both(place)
-    return place[1]
-
-
-def _listened(
-    noise: Any, small: Array, pieces: Array, gradients: Sequence[Array], penalized: Sequence[Array], size: Array
-) -> Array:
-    """`Tally.noise` after a batch of `size` examples: its pieces' |g|², its gradient without and with the penalties.
-
-    Penalties are the same in every piece: they are no noise, but belong to the mean gradient.
-    """
-    large = _square(gradients)
-    grad_sq, trace = of_pieces(small, large, jnp.maximum(pieces, 2), size)
-    grad_sq = grad_sq + _square(penalized) - large
-    values = [jnp.ones(()), size, grad_sq, trace, grad_sq**2, grad_sq * trace, trace**2]
-    return accumulate(noise, jnp.where(pieces > 1, jnp.stack(values), 0))
 
 
 def predicted(forward: Callable[[Any], Any], x: Any, width: int, eager: bool) -> Any:

@@ -18,7 +18,6 @@ from epochal.engine.session import Session
 def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | None) -> list[Any]:
     """The model's outputs chunk by chunk on the host; each is fetched while the next is computed."""
     calls, display, model = session.callbacks, session.display, session.model
-    parts = session.steps.parts
     observed, group = calls.observes("predict"), session.steps_per_execution
     group = group if isinstance(group, int) else 1  # batches per call of a batch hook
     results: list[Any] = []
@@ -32,9 +31,7 @@ def predict(session: Session, chunks: Iterator[tuple[Any, int]], steps: int | No
         x = jax.device_put(x)
         if i % group == 0:
             calls.on_predict_batch_begin(i)
-        _, (outputs, kept) = out_of_memory.predicted(session.steps, x, display)
-        if kept is not None:
-            parts.publish(parts.collect()[0], kept)
+        _, outputs = out_of_memory.predicted(session.programs, x, display)
         flying.append((outputs, rows))
         while len(flying) > (0 if observed else 1):
             results.append(fetched(*flying.popleft()))

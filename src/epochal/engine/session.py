@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from epochal.data.feeds.block import Block
 from epochal.data.feeds.feed import Feed
 from epochal.display.progress import Display
 from epochal.engine.hooks import Hooks, Keeper, RestoredRun, SnapshotKeeper
 from epochal.engine.moment import Mark
-from epochal.engine.programs import Steps
-from epochal.engine.runners import TrainRunner
+from epochal.engine.objective.tally import Entry
 from epochal.runtime import heap
 from epochal.runtime.interrupts import Interrupts
 from epochal.runtime.profiler import Trace
@@ -29,7 +25,8 @@ class Session:
 
     Attributes:
         model: carries `stop_training` and `stop_evaluating`.
-        steps: the model's programs.
+        stop: the same flags by kind: "train", "test", "predict".
+        programs: the model's.
         callbacks: the user's callbacks, then the History.
         display: shows progress.
         steps_per_execution: "auto" or a number.
@@ -37,38 +34,34 @@ class Session:
         snapshots: keep it beside models that are written.
         saved: what the run goes on from; None starts it.
         interrupts: how Ctrl-C is heard.
-        history: the record of a fit, for what is in no logs.
-        until: epoch and batch before which training ends with `Reached`.
+        until: epoch and batch before which training ends; None lets it run.
         trace: records a profile; None records none.
         trained: examples that training steps have run on.
         waited: seconds in which the device had nothing to do, since data was waited for.
     """
 
     model: Any
-    steps: Steps
+    programs: Any
     callbacks: Hooks
     display: Display
+    stop: dict[str, bool]
     steps_per_execution: int | str = "auto"
     backup: Keeper | None = None
     snapshots: SnapshotKeeper | None = None
     saved: RestoredRun | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
-    history: Any = None
     until: tuple[int, int] | None = None
     trace: Trace | None = None
     trained: int = 0
     waited: float = 0.0
 
     @functools.cached_property
-    def listeners(self) -> list[Any]:
-        """The callbacks that ask for the gradient's noise of batches that are cut."""
-        return self.callbacks.noise_listeners
-
-    @property
-    def one_in(self) -> Callable[[int], int] | None:
-        """Rows per piece -> in one of how many batches that are cut it is listened to, 0: in none; None: never."""
-        asked = [listener.one_in for listener in self.listeners]
-        return (lambda width: min(filter(None, (ask(width) for ask in asked)), default=0)) if asked else None
+    def entries(self) -> list[Entry]:
+        """What callbacks ask to be carried along in the tally of training; those of one name are one."""
+        found: dict[str, Entry] = {}
+        for entry in self.callbacks.entries():
+            found[entry.name] = found[entry.name].joined(entry) if entry.name in found else entry
+        return list(found.values())
 
     def keep(self, mark: Mark, last: bool) -> None:
         """After an epoch, of which `last` is the last one."""
@@ -83,20 +76,6 @@ class Session:
         found = self.interrupts.wait_for(feed.begin, epoch)
         self.waited += time.perf_counter() - start
         return found
-
-
-class Reached(Exception):
-    """Training has come to the batch that it was to be led to; the model is as it was before it.
-
-    Attributes:
-        runner: would have run the batch; holds the programs and the model's state.
-        block, index: what it would have run.
-        rows: the batch's rows, where data are arrays.
-    """
-
-    def __init__(self, runner: TrainRunner, block: Block, index: int, rows: np.ndarray | None):
-        super().__init__("The batch is reached.")
-        self.runner, self.block, self.index, self.rows = runner, block, index, rows
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from epochal.layers.base.layer import Layer
-from epochal.layers.base.tree import children, flax_modules, tracked, walk
+from epochal.layers.base.tree import children, flax_modules, name_places, tracked, walk
 
 
 class TrainState(NamedTuple):
@@ -74,11 +74,15 @@ class Parts:
 
     def collect(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """The current arrays: those that train, and the others."""
-        return tuple(_read(self.nodes[i]) for i in self.trained), tuple(_read(self.nodes[i]) for i in self.kept)
+        nodes = self.nodes
+        params = [nodes[i].get_raw_value() for i in self.trained]
+        # a bare array in the graph is a constant
+        buffers = [n.get_raw_value() if isinstance(n, nnx.Variable) else n for n in [nodes[i] for i in self.kept]]
+        return tuple(params), tuple(buffers)
 
     def publish(self, params: tuple[Array, ...], buffers: tuple[Array, ...]) -> None:
-        """Makes these the module's arrays."""
-        for i, value in zip(self.trained, params, strict=True):
+        """Makes these the module's arrays; without params, only the others."""
+        for i, value in zip(self.trained if params else (), params, strict=True):
             self.nodes[i].set_raw_value(value)
         for i, value in zip(self.kept, buffers, strict=True):
             if isinstance(self.nodes[i], nnx.Variable):  # a bare array in the graph is a constant
@@ -92,7 +96,7 @@ class Parts:
         Args:
             params, buffers: the arrays.
             training: how its layers act.
-            frozen: see `scope.Call`.
+            frozen: see `forward_pass.Call`.
         """
         leaves: list[Any] = [None] * len(self.nodes)
         for i, value in zip(self.trained + self.kept, params + buffers, strict=True):
@@ -112,8 +116,66 @@ class Parts:
         return tuple(leaves[i] for i in self.kept)
 
 
-def _read(node: Any) -> Array:
-    return node.get_raw_value() if isinstance(node, nnx.Variable) else node
+class ModelArrays:
+    """The arrays of a model, read and written as one value. Between executions the model's variables hold them.
+
+    Args:
+        parts: the model, taken apart.
+    """
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+
+    def read(self) -> TrainState:
+        """The current arrays; there is no optimizer here."""
+        return TrainState(*self.parts.collect(), None)
+
+    def write(self, after: Any) -> None:
+        """Puts changed buffers back; None: nothing has changed."""
+        if after is not None:
+            self.parts.publish((), after)
+
+
+class TrainedArrays(ModelArrays):
+    """The arrays of a model and its optimizer.
+
+    Args:
+        parts: the model, taken apart.
+        optimizer: holds its own state between executions.
+    """
+
+    def __init__(self, parts: Parts, optimizer: Any):
+        super().__init__(parts)
+        self._optimizer = optimizer
+
+    def read(self) -> TrainState:
+        """The current arrays."""
+        return TrainState(*self.parts.collect(), self._optimizer.state)
+
+    def write(self, after: TrainState) -> None:
+        """Makes these the current arrays."""
+        self.parts.publish(after.params, after.buffers)
+        self._optimizer.state = after.opt
+
+
+class CopiedArrays:
+    """A state of its own beside the model's, for a training that leaves the model alone.
+
+    Args:
+        state: the first one; a program that donates takes it over.
+    """
+
+    def __init__(self, state: TrainState):
+        self._state = state
+
+    def read(self) -> TrainState:
+        """The current arrays."""
+        return self._state
+
+    def write(self, after: TrainState | None) -> None:
+        """Makes these the current arrays; None: nothing has changed."""
+        if after is not None:
+            self._state = after
 
 
 def _regularizer(node: Any) -> Any:
@@ -121,7 +183,7 @@ def _regularizer(node: Any) -> Any:
 
 
 def _set_mode(module: nnx.Module, training: bool, frozen: bool) -> None:
-    """Flax modules learn of training through attributes, epochal's layers through `scope.current()`."""
+    """Flax modules learn of training through attributes, epochal's layers through `forward_pass.current()`."""
     for part in flax_modules(module):
         if training:
             part.train()
@@ -158,14 +220,6 @@ def _across_batch(module: nnx.Module) -> bool:
 def _unknown(layer: Layer) -> bool:
     """Whether it is code of a user's that may do anything across the batch."""
     return not (layer.padding_safe or getattr(layer, "stateful", False))
-
-
-def name_places(module: nnx.Module, place: str = "model") -> None:
-    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
-    if isinstance(module, Layer):
-        module._place = place
-        for i, child in enumerate(children(module)):
-            name_places(child, f"{place}/{i}")
 
 
 def parts_of(module: nnx.Module) -> list[tuple[Any, list[Any]]]:

@@ -229,3 +229,7 @@ __all__ = [
     "multiply",
     "subtract",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

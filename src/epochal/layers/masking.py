@@ -28,7 +28,7 @@ class Masking(Layer):
     Example:
         >>> import numpy as np
         >>> from epochal import layers
-        >>> from epochal.masks import get_mask
+        >>> from epochal.tracing.masks import get_mask
         >>> y = layers.Masking(-1.0)(np.array([[[1.0, -1.0], [-1.0, -1.0]]]))
         >>> y.tolist(), get_mask(y).tolist()
         ([[[1.0, -1.0], [0.0, 0.0]]], [[True, False]])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Shaped
@@ -110,14 +113,13 @@ class BatchNormalization(_Affine):
         shape[self.axis] = -1
         known = forward_pass.current()
         if training and self.trainable and not (known is not None and known.frozen):
-            mean, variance = self._batch_statistics(wide, mask)
-        else:
-            mean, variance = (v.get_value().reshape(shape) for v in (self.moving_mean, self.moving_variance))
+            return self._by_batch(wide, mask, shape).astype(self.compute_dtype)
+        mean, variance = (v.get_value().reshape(shape) for v in (self.moving_mean, self.moving_variance))
         y = self._normalize(wide, mean.astype(wide.dtype), variance.astype(wide.dtype), self.epsilon, shape)
         return y.astype(self.compute_dtype)
 
-    def _batch_statistics(self, x: Array, mask: Any) -> tuple[Array, Array]:
-        """Mean and variance of what is real, with 1 for the axes they are taken over; moves the moving statistics.
+    def _by_batch(self, x: Array, mask: Any, shape: Sequence[int]) -> Array:
+        """Normalizes with the batch's mean and variance over what is real; moves the moving statistics.
 
         Not real are rows that pad the batch, and positions that `mask`, (n, t), leaves out.
         """
@@ -126,23 +128,58 @@ class BatchNormalization(_Affine):
         rows = call.rows if call is not None else None
         momentum: int | float | Array = self.momentum
         padded = rows is not None and rows.shape[0] == x.shape[0] and self.axis % x.ndim != 0
-        if not padded and mask is None:
-            mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-        else:
+        real = None
+        if padded or mask is not None:
             real = jnp.ones([1] * x.ndim, bool)
             for known in (rows if padded else None, mask):
                 if known is not None:
                     real = real & (known > 0).reshape(*known.shape, *[1] * (x.ndim - known.ndim))
-            per_place = x.size // x.shape[self.axis] // real.size  # values of a channel that one entry of `real` is for
-            count = jnp.maximum(real.sum(), 1).astype(x.dtype) * per_place
-            mean = jnp.where(real, x, 0).sum(axes, keepdims=True) / count
-            variance = jnp.square(jnp.where(real, x - mean, 0)).sum(axes, keepdims=True) / count
             momentum = jnp.where(real.any(), momentum, 1)  # a part of a batch that is all padding moves nothing
+        weights = [None if w is None else w.get_value().reshape(shape).astype(x.dtype) for w in (self.gamma, self.beta)]
+        sizes = [x.shape[a] if n == -1 else 1 for a, n in enumerate(shape)]
+        gamma = jnp.ones(sizes, x.dtype) if weights[0] is None else weights[0]
+        beta = jnp.zeros(sizes, x.dtype) if weights[1] is None else weights[1]
+        y, mean, variance = _standardize(x, gamma, beta, real, axes, self.epsilon)
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             old = moving.get_value()
             new = old.astype(x.dtype) * momentum + now.reshape(-1) * (1 - momentum)
             moving.set_value(new.astype(old.dtype))
-        return mean, variance
+        return y
+
+
+def _mean(x: Array, real: Any, axes: tuple[int, ...]) -> Array:
+    """The mean over the axes, kept with size 1, of what is real; all is when `real`, broadcast to `x`, is None."""
+    if real is None:
+        return x.mean(axes, keepdims=True)
+    per_place = math.prod(x.shape[a] for a in axes) // real.size  # values of a channel that one entry of `real` is for
+    count = jnp.maximum(real.sum(), 1).astype(x.dtype) * per_place
+    return jnp.where(real, x, 0).sum(axes, keepdims=True) / count
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _standardize(
+    x: Any, gamma: Any, beta: Any, real: Any, axes: tuple[int, ...], epsilon: int | float
+) -> tuple[Array, Array, Array]:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta; mean and biased variance over the axes.
+
+    The derivative is written such that the gradient adds up two things for each channel, the gradient and its product
+    with the normalized inputs, in a pass over memory each, and makes that of `x` of them in a third. JAX's own has six.
+    """
+    mean = _mean(x, real, axes)
+    variance = _mean(jnp.square(x - mean), real, axes)
+    return (x - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
+
+
+@_standardize.defjvp
+def _standardize_derivative(axes: tuple[int, ...], epsilon: int | float, primals: Any, tangents: Any) -> Any:
+    (x, gamma, _, real), (dx, dgamma, dbeta, _) = primals, tangents
+    y, mean, variance = _standardize(*primals, axes, epsilon)
+    root = lax.rsqrt(variance + epsilon)
+    normal = (x - mean) * root
+    dmean, along = _mean(dx, real, axes), _mean(normal * dx, real, axes)
+    factor = gamma * root
+    dy = factor * dx + normal * (dgamma - factor * along) + (dbeta - factor * dmean)
+    return (y, mean, variance), (dy, dmean, 2 * along / root)
 
 
 class LayerNormalization(_Affine):

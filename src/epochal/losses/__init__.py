@@ -147,3 +147,7 @@ __all__ = [
     "squared_hinge",
     "tversky",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -179,9 +179,8 @@ def get(identifier: Any) -> Metric | None:
     if not callable(identifier) or inspect.isclass(identifier):
         raise ValueError(f"Expected a metric: a name, a function fn(y_true, y_pred) or a Metric, got {identifier!r}.")
     loss = losses.get(identifier)
-    if isinstance(loss, losses.LossFunctionWrapper) and loss is not identifier:
+    if loss is None or (isinstance(loss, losses.LossFunctionWrapper) and loss is not identifier):
         return MeanMetricWrapper(identifier)
-    assert loss is not None
     return MeanOfLoss(loss)
 
 

@@ -6,3 +6,7 @@ from epochal.models.sequential import Sequential
 from epochal.saving import clone_model, load_model, model_from_json, save_model
 
 __all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -3,14 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from epochal.data.streams.indexed import Workforce
 from epochal.optimizers import scale_learning_rate
 from epochal.registry.checks import is_count
 
 DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class FitArguments:
+    """What `fit` was called with, checked as far as that goes without a look at the data; see `Model.fit`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    x: Any = None
+    y: Any = None
+    batch_size: Any = None
+    epochs: Any = 1
+    verbose: Any = "auto"
+    callbacks: Any = None
+    validation_split: Any = 0.0
+    validation_data: Any = None
+    shuffle: Any = True
+    class_weight: Any = None
+    sample_weight: Any = None
+    initial_epoch: Any = 0
+    steps_per_epoch: Any = None
+    validation_steps: Any = None
+    validation_batch_size: Any = None
+    validation_freq: Any = 1
+    max_queue_size: Any = None
+    workers: Any = None
+    use_multiprocessing: Any = None
+    view_metrics: Any = False
+    resume_from: Any = None
+    profile: Any = None
+    lr_scaling: Any = None
+
+    def __post_init__(self) -> None:
+        checked_epochs(self.initial_epoch, self.epochs)
+        check_shuffle(self.shuffle)
+        check_view(self.view_metrics)
+        validation_due(self.validation_freq)
+        check_scaling(self.lr_scaling)
+        checked_batch_size(self.validation_batch_size, 1, "validation_batch_size")
+        _ = self.workforce
+        checked_steps("validation_steps", self.validation_steps)
+        checked_steps("steps_per_epoch", self.steps_per_epoch, endless=True)
+
+    @property
+    def given(self) -> tuple[Any, Any, Any]:
+        """x, y and sample_weight."""
+        return self.x, self.y, self.sample_weight
+
+    @property
+    def span(self) -> range:
+        """The epochs to run."""
+        return checked_epochs(self.initial_epoch, self.epochs)
+
+    @property
+    def workforce(self) -> Workforce:
+        """Who makes a `PyDataset`'s batches."""
+        return Workforce(self.workers, self.use_multiprocessing, self.max_queue_size)
+
+    def validates(self, epoch: int) -> bool:
+        """Whether epoch number `epoch`, counted from 0, is validated, if there is data for it."""
+        return validation_due(self.validation_freq)(epoch + 1)
 
 
 def checked_batch_size(given: Any, n: int, name: str = "batch_size") -> int:

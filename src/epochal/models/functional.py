@@ -215,7 +215,7 @@ class Functional(Model):
             for ref, tensor in zip(jax.tree.leaves(outputs), jax.tree.leaves(result), strict=True):
                 made[ref.number] = tensor
         model = made_by(fill(config["inputs"]), fill(config["outputs"]), name=config["name"])
-        model._trainable = config.get("trainable", True)  # of the model alone: each layer has a flag of its own
+        model.set_own_trainable(config.get("trainable", True))  # each layer has a flag of its own
         return model
 
 

@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from flax import nnx
-from jax.core import Tracer
-
-from epochal import optimizers, saving
+from epochal import optimizers
 from epochal.callbacks.history import History
 from epochal.data.feeds.block import Batch
 from epochal.data.streams.indexed import Workforce
-from epochal.display.progress import display_for
-from epochal.engine import loop, prediction
 from epochal.engine.nonfinite import WAYS
-from epochal.engine.objective.outputs import naming
 from epochal.engine.objective.recipe import Recipe
-from epochal.engine.programs import Custom
-from epochal.engine.session import running
 from epochal.engine.state import TrainState
-from epochal.layers.base.building import abstract_call
-from epochal.layers.base.layer import Layer
-from epochal.layers.base.tree import children, set_policy, walk
-from epochal.layers.base.weights import only_shapes_count
-from epochal.models import on_batch
-from epochal.models.arguments import (
-    check_scaling,
-    check_shuffle,
-    check_view,
-    checked_batch_size,
-    checked_epochs,
-    checked_micro_batch_size,
-    checked_steps,
-    validation_due,
-)
-from epochal.models.fitting import _overridden_loss, _planned, _reported
-from epochal.models.input_specs import check_inputs, fits_declared, same_shapes, with_rank
-from epochal.models.summary import summary_text
-from epochal.models.trainer import Training, Way
-from epochal.random import next_seed
+from epochal.engine.step import Custom
+from epochal.layers.base.tree import set_policy
+from epochal.models import fitting, on_batch
+from epochal.models.arguments import FitArguments, checked_micro_batch_size, checked_steps
+from epochal.models.fitting import overridden_loss, reported
+from epochal.models.input_data import Traversal
+from epochal.models.network import Network
+from epochal.models.trainer import Compiled
 from epochal.registry.checks import is_count
-from epochal.runs.keeper import Keeping
-from epochal.runtime.host_copies import spec_of
-from epochal.runtime.profiler import Trace
-from epochal.support.types import Checked, Logs
+from epochal.support.types import Checked
 from epochal.tracing import forward_pass
-from epochal.tracing.symbolic import is_shape, is_symbolic
+from epochal.tracing.symbolic import is_symbolic
 
 
 class _Stop:
@@ -61,21 +33,14 @@ class _Stop:
     def __init__(self, kind: str):
         self._kind = kind
 
-    def __get__(self, model: Any, owner: Any = None) -> bool:
+    def __get__(self, model: Network, owner: type | None = None) -> bool:
         return model._training.stop[self._kind]
 
-    def __set__(self, model: Any, value: bool) -> None:
+    def __set__(self, model: Network, value: bool) -> None:
         model._training.stop[self._kind] = bool(value)
 
 
-class _Layers:
-    """The layers that a model holds as attributes; one that keeps a list of its own under this name has that."""
-
-    def __get__(self, model: Any, owner: Any = None) -> list[Any]:
-        return list(children(model))
-
-
-class Model(Layer):
+class Model(Network):
     """A model with Keras's training methods.
 
     Subclass it with `__init__` and `call(x, training=False)`, use `Sequential`, or wrap any Flax module:
@@ -88,9 +53,7 @@ class Model(Layer):
         name: the model's name.
     """
 
-    _saved_family = "model"
-
-    # The class that `Model(inputs, outputs)` makes; set by `epochal.functional`, which builds on this module.
+    # The class that `Model(inputs, outputs)` makes; set by `models.functional`, which builds on this module.
     functional: Any = None
 
     def __new__(cls, *args: Any, **kwargs: Any):
@@ -109,18 +72,7 @@ class Model(Layer):
         if self.functional is not None and is_symbolic((module, inputs)):  # a subclass's graph
             self.functional.adopt(self, module if inputs is None else inputs, outputs, name=name, **kwargs)
             return
-        if module is not None and not isinstance(module, nnx.Module):
-            raise TypeError(f"Expected a flax.nnx.Module, got {type(module).__name__}.")
-        super().__init__(name=name, **kwargs)
-        if module is not None:
-            self.casts_inputs = False  # a Flax module has a type of its own
-        self.module = module
-        self._training = Training(self)
-
-    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.module is None:
-            raise NotImplementedError(f"{type(self).__name__} has no call(self, x). Write one, or use Model(module).")
-        return self.module(x, *args, **kwargs)  # pyright: ignore[reportCallIssue]
+        super().__init__(module, name=name, **kwargs)
 
     # -- compile
 
@@ -189,17 +141,51 @@ class Model(Layer):
         asked = steps_per_execution, on_nonfinite, checked_micro_batch_size(micro_batch_size)
         if dtype is not None:
             set_policy(self, dtype)
-        self._training.compile(recipe, optimizers.get(optimizer), eager, *asked)
+        self._training.compile(Compiled(recipe, optimizers.get(optimizer), eager, *asked))
 
     @property
     def compiled(self) -> bool:
         """Whether `compile` has been called."""
-        return self._training.recipe is not None
+        return self._training.compiled is not None
 
     @property
     def optimizer(self) -> optimizers.Optimizer | None:
         """The optimizer; its `learning_rate` may be set between epochs."""
         return self._training.optimizer
+
+    @property
+    def compile_arguments(self) -> dict[str, Any] | None:
+        """What `compile` was given, by the names of its arguments, as far as a file of the model keeps it; or None."""
+        compiled = self._training.compiled
+        if compiled is None:
+            return None
+        return {
+            "optimizer": compiled.optimizer,
+            "loss": compiled.recipe.loss,
+            "metrics": compiled.recipe.metrics,
+            "loss_weights": compiled.recipe.loss_weights,
+            "weighted_metrics": compiled.recipe.weighted_metrics,
+            "run_eagerly": compiled.eager,
+            "steps_per_execution": compiled.steps_per_execution,
+            "on_nonfinite": compiled.on_nonfinite,
+            "micro_batch_size": compiled.micro_batch_size,
+        }
+
+    @property
+    def optimizer_state(self) -> Any:
+        """What the optimizer keeps for the weights of this model; None before it has trained them."""
+        optimizer = self.optimizer
+        return None if optimizer is None or not self._training.has_optimizer_state else optimizer.state
+
+    def start_optimizer(self) -> None:
+        """Gives the optimizer a state for the weights that train now; what it has for them already is kept.
+
+        Raises:
+            RuntimeError: never compiled.
+            ValueError: no weight trains.
+        """
+        self._training.ready_to("start_optimizer")
+        self._training.start_optimizer(self._training.parts())
 
     @property
     def history(self) -> History | None:
@@ -213,7 +199,7 @@ class Model(Layer):
 
     @run_eagerly.setter
     def run_eagerly(self, value: bool) -> None:
-        self._training.eager = bool(value)
+        self._training.run_eagerly(bool(value))
 
     # -- fit, evaluate, predict
 
@@ -290,65 +276,33 @@ class Model(Layer):
             ValueError: data or arguments that do not fit; the model is then as it was.
             NonFiniteError: a loss or gradient that is not finite, when compiled with `on_nonfinite="raise"`.
         """
-        started = time.perf_counter()
-        training = self._training
-        recipe = training.ready_to("fit")
-        span = checked_epochs(initial_epoch, epochs)
-        check_shuffle(shuffle)
-        check_view(view_metrics)
-        due = validation_due(validation_freq)
-        check_scaling(lr_scaling)
-        checked_batch_size(validation_batch_size, 1, "validation_batch_size")
-        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
-        first = checked_steps("validation_steps", validation_steps)
-        per_epoch = checked_steps("steps_per_epoch", steps_per_epoch, endless=True)
-        trace = None if profile is None else Trace(profile)
-        with contextlib.ExitStack() as closing:
-            keeping = Keeping(callbacks, resume_from, closing, training.until)
-            seed = keeping.seed(next_seed())
-            validation_way = Way(validation_batch_size, limit=first, workforce=workforce, keeps_state=keeping.active)
-            held_fraction = validation_split if validation_data is None else 0
-            given = (x, y, sample_weight)
-            held = (held_fraction, validation_data, due)
-            plan, size = _planned(self, batch_size, keeping, given, class_weight, span, held)
-            way = replace(validation_way, batch_size=size, shuffle=shuffle, seed=seed, limit=per_epoch)
-            way = replace(way, again=True, first_epoch=span.start)
-            data, held_out = training.fit_data(
-                given, class_weight, way, validation_split, validation_data, validation_way, closing
-            )
-            said = training.scale_rate(lr_scaling, data.batch_size, closing)
-            steps = training.steps(data.first, recipe)
-            feed = data.feed(steps)
-            with naming("validation_data"):
-                held = held_out.feed(steps, testing=True) if held_out is not None else None
-            training.start_optimizer(steps.parts)
-            params = {"verbose": verbose, "epochs": epochs, "steps": feed.steps, "batch_size": feed.batch_size}
-            history = training.history = History()
-            history.plan = plan
-            session = training.session(steps, [callbacks, history], display_for(verbose), params)
-            session.history, session.until, session.trace = history, training.until, trace
-            if trace is not None:
-                closing.callback(trace.end)
-            session.callbacks.set_run(steps, feed)
-            if plan is not None:
-                session.display.note(f"Batch size {plan.batch_size}, measured. {plan.why[0]}")
-            if said:
-                session.display.note(said)
-            keeping.begin(session, feed, held, seed)
-            compiled_before = steps.compile_seconds
-
-            def validate(epoch: int) -> Logs | None:
-                return loop.validation(session, held) if held is not None and due(epoch + 1) else None
-
-            try:
-                with running(session):
-                    loop.train(session, feed, seed, span, validate)
-                keeping.end()
-            finally:
-                seconds, compiling = time.perf_counter() - started, steps.compile_seconds - compiled_before
-                history.finish(seconds, compiling, session.trained, session.waited)
-                history.programs = steps.executables
-        return history
+        self._training.ready_to("fit")
+        arguments = FitArguments(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+            max_queue_size=max_queue_size,
+            workers=workers,
+            use_multiprocessing=use_multiprocessing,
+            view_metrics=view_metrics,
+            resume_from=resume_from,
+            profile=profile,
+            lr_scaling=lr_scaling,
+        )
+        return fitting.fit(self, arguments)
 
     def evaluate(
         self,
@@ -383,25 +337,15 @@ class Model(Layer):
             ValueError: data that does not fit.
         """
         training = self._training
-        recipe = training.ready_to("evaluate")
-        first = checked_steps("steps", steps)
-        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
+        training.ready_to("evaluate")
+        limit, workforce = checked_steps("steps", steps), Workforce(workers, use_multiprocessing, max_queue_size)
+        given, logs = (x, y, sample_weight), None
         if verbose == 0 and not callbacks and steps is None:  # nobody looks at batches
-            logs = on_batch.evaluated(training, (x, y, sample_weight), batch_size)
-            if logs is not None:
-                return _reported(logs, return_dict)
-        way = Way(batch_size, limit=first, workforce=workforce)
-        with contextlib.ExitStack() as closing:
-            data = training.data("evaluate", (x, y, sample_weight), way, closing)
-            programs = training.steps(data.first, recipe)
-            feed, display = data.feed(programs, testing=True), display_for(verbose)
-            params = {"verbose": verbose, "epochs": 1, "steps": feed.steps, "batch_size": feed.batch_size}
-            session = training.session(programs, [callbacks], display, params)
-            with running(session):
-                session.display.epoch_begin(0, feed.steps)
-                logs = loop.evaluation(session, feed)
-                session.display.epoch_end(0, logs)
-        return _reported(logs, return_dict)
+            logs = on_batch.evaluated(training, given, batch_size)
+        if logs is None:
+            traversal = Traversal(batch_size, limit=limit, workforce=workforce)
+            logs = fitting.evaluate(training, given, traversal, verbose, callbacks)
+        return reported(logs, return_dict)
 
     def predict(
         self,
@@ -429,20 +373,12 @@ class Model(Layer):
         """
         training = self._training
         training.refuse_tracing("predict")
-        first = checked_steps("steps", steps)
-        workforce = Workforce(workers, use_multiprocessing, max_queue_size)
+        limit, workforce = checked_steps("steps", steps), Workforce(workers, use_multiprocessing, max_queue_size)
         if verbose == 0 and not callbacks and steps is None:  # nobody looks at batches
             outputs = on_batch.predicted(training, x, batch_size)
             if outputs is not None:
                 return outputs
-        with contextlib.ExitStack() as closing:
-            data = training.input_data(x, Way(batch_size, limit=first, workforce=workforce), closing)
-            params = {"verbose": verbose, "epochs": 1, "steps": data.steps, "batch_size": data.batch_size}
-            programs = training.predict_steps()
-            session = training.session(programs, [callbacks], display_for(verbose), params)
-            with running(session):
-                batches = prediction.predict(session, data.chunks(programs.parts.row_independent), data.steps)
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+        return fitting.predict(training, x, Traversal(batch_size, limit=limit, workforce=workforce), verbose, callbacks)
 
     # -- one batch at a time
 
@@ -469,14 +405,14 @@ class Model(Layer):
             RuntimeError, ValueError: as `fit`.
         """
         logs = on_batch.one_step(self._training, "train", (x, y, sample_weight), class_weight, reset_metrics)
-        return _reported(logs, return_dict)
+        return reported(logs, return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, reset_metrics: bool = True, return_dict: bool = False
     ) -> Any:
         """Loss and metrics of one batch; arguments and result as of `train_on_batch`."""
         logs = on_batch.one_step(self._training, "test", (x, y, sample_weight), None, reset_metrics)
-        return _reported(logs, return_dict)
+        return reported(logs, return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's outputs for one batch, as NumPy arrays."""
@@ -486,38 +422,14 @@ class Model(Layer):
         """Starts the running values of `train_on_batch` and `test_on_batch` anew."""
         self._training.running = {}
 
-    def reset_states(self) -> None:
-        """Sets the states of stateful layers to their first values."""
-        for layer in self.stateful_layers():
-            layer.reset_states()
-
-    def fix_batch_size(self, batch_size: int) -> None:
-        """Tells stateful layers of how many examples every batch is; the first data does it otherwise.
-
-        Raises:
-            ValueError: they know already, and of another size.
-        """
-        for layer in self.stateful_layers():
-            if hasattr(layer, "fix_batch_size"):  # a user's layer may do without
-                layer.fix_batch_size(batch_size)
-
-    def stateful_layers(self) -> list[Any]:
-        """The layers that keep something from batch to batch, also in `predict`."""
-        return [layer for layer in walk(self) if layer is not self and getattr(layer, "stateful", False)]
-
     def programs(self) -> dict[str, int]:
         """How many programs of each kind ("train", "test", "predict") the model has compiled."""
-        counts = {"train": 0, "test": 0, "predict": 0}
-        for steps in self._training.programs.values():
-            for kind, count in steps.executables.items():
-                counts[kind] += count
-        return counts
+        return self._training.executables
 
     @property
     def metrics_names(self) -> list[str]:
         """The names of what `evaluate` reports, in its order; empty before the first data."""
-        found = [s.objective.reported for s in self._training.programs.values() if s.objective is not None]
-        return list(found[-1]) if found else []
+        return self._training.reported
 
     # Set to True in a hook, they end the method after the batch; `stop_training` after the epoch when set at its end.
     stop_training = _Stop("train")
@@ -572,153 +484,7 @@ class Model(Layer):
         """
         return self._training.default_step(state, batch)
 
-    def stateless_call(self, params: Any, buffers: Any, x: Any, training: bool = False) -> tuple[Any, Any]:
-        """The model's outputs with these arrays instead of its own, and the buffers after the call. Pure.
-
-        Args:
-            params, buffers: as in a `TrainState`.
-            x: inputs.
-            training: whether layers act as in training.
-        """
-        return self._training.stateless_call(params, buffers, x, training)
-
-    # -- looking at it, keeping it
-
-    layers: Any = _Layers()
-
-    def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints the layers with their output shapes and numbers of weights."""
-        (print_fn or print)(summary_text(self))
-
-    def to_json(self, **kwargs: Any) -> str:
-        """What the model is, without its weights, as JSON for `models.model_from_json`.
-
-        Args:
-            **kwargs: passed to `json.dumps`.
-
-        Raises:
-            TypeError: a part of the model cannot be written as data, such as a lambda.
-        """
-        return saving.to_json(self, **kwargs)
-
-    def save(self, path: str | Path, overwrite: bool = True) -> None:
-        """Writes the whole model: a folder, or a single file when `path` ends in .keras or .zip.
-
-        Architecture and compile arguments go to config.json, weights and the optimizer's state to safetensors files.
-
-        Raises:
-            FileExistsError: something is there, and `overwrite` is False.
-            TypeError: a part of the model cannot be written as data, such as a lambda.
-        """
-        saving.save_model(self, path, overwrite=overwrite)
-
-    def save_weights(self, path: str | Path, overwrite: bool = True) -> None:
-        """Writes the weights as a safetensors file.
-
-        Raises:
-            FileExistsError: something is there, and `overwrite` is False.
-        """
-        saving.save_weights(self, path, overwrite=overwrite)
-
-    def load_weights(self, path: str | Path) -> None:
-        """Reads weights that `save_weights` wrote for a model of the same layers.
-
-        Raises:
-            ValueError: other shapes or another number of weights; nothing is changed then.
-        """
-        saving.load_weights(self, path)
-
-    # -- building
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes all weights for inputs of `input_shape` (batch axis first, as None), or of a list or dict of shapes."""
-        if input_shape is None:
-            raise ValueError(f"Expected build(input_shape) of model {self.name!r} with the batch axis first, got None.")
-
-        def spec(shape: Sequence[int | None]) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((2, *shape[1:]), np.float32)
-
-        self.build_from(jax.tree.map(spec, input_shape, is_leaf=is_shape))
-
-    def _ensure_built(self, x: Any) -> None:
-        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
-        if self._training.inputs is None and not traced and not only_shapes_count():
-            self.build_from(x)
-        super()._ensure_built(x)
-
-    def _build_now(self, shapes: Any) -> None:
-        # A model's layers build themselves when it calls them; only a user's own `build` has something to do here.
-        if not type(self).build.__module__.startswith("epochal."):
-            super()._build_now(shapes)
-        self.built = True
-
-    def build_from(self, x: Any) -> None:
-        """Makes the weights of all layers for a batch like `x` (arrays or `jax.ShapeDtypeStruct`, batch axis first)."""
-        self._training.built_for(jax.tree.map(spec_of, x), abstract_call(self, self._training.sample_of(x)))
-
-    def build_for(self, x: Any) -> None:
-        """Builds the model for its first data, or checks that this data is like the first.
-
-        Raises:
-            ValueError: another structure or shape than the model was built for.
-        """
-        known = self._training.inputs
-        if known is None:
-            self.build_from(x)
-        elif not same_shapes(known, x) and not self._takes(x):
-            check_inputs(self.name, known, x)
-
-    def _takes(self, x: Any) -> bool:
-        """Whether data of other sizes than the first goes through the layers all the same: longer sequences, say."""
-        known, seen = self._training.inputs, jax.tree.map(spec_of, x)
-        ranks = jax.tree.map(lambda spec: (len(spec.shape), spec.dtype), (known, seen))
-        if ranks[0] != ranks[1] or not fits_declared(self._declared_shape(), seen):
-            return False
-        try:
-            outputs = abstract_call(self, self._training.sample_of(x))
-        except (TypeError, ValueError):
-            return False
-        self._training.built_for(seen, outputs)
-        return True
-
-    def _declared_shape(self) -> Any:
-        """Shape of one example as the model was given it, None for open axes; None when it was learned from data."""
-        return None
-
-    def names_of(self, outputs: Any) -> list[str]:
-        """Names of the outputs, for labels and for targets given as a dict; keys of a dict of outputs are sorted."""
-        if isinstance(outputs, dict):
-            return sorted(outputs)
-        if isinstance(outputs, list | tuple):
-            return [f"output_{i + 1}" for i in range(len(outputs))]
-        return ["output"]
-
     def custom_steps(self) -> Custom:
         """What the model's class overrides of the training step."""
-        own_loss = type(self).compute_loss is not Model.compute_loss
-        own_step = type(self).train_step is not Model.train_step
-        return Custom(loss=_overridden_loss if own_loss else None, step=self.train_step if own_step else None)
-
-    def match_inputs(self, x: Any) -> Any:
-        """Data in the structure and rank that the model takes."""
-        specs = self._training.inputs
-        one_each = specs is not None and jax.tree.structure(specs) == jax.tree.structure(x)
-        return jax.tree.map(lambda a, s: with_rank(a, s.shape), x, specs) if one_each else x
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
-        """The layer of this name, or at this place.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if name is None and index is None:
-            raise ValueError("Expected get_layer(name) or get_layer(index=…), got neither.")
-        layers = list(self.layers)
-        if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ValueError(f"Expected an index below {len(layers)}, got {index}.")
-            return layers[index]
-        names = [getattr(layer, "name", None) for layer in layers]
-        if name not in names:
-            raise ValueError(f"No layer named {name!r} in model {self.name!r}; there are {names}.")
-        return layers[names.index(name)]
+        own_loss, own_step = (getattr(type(self), n) is not getattr(Model, n) for n in ("compute_loss", "train_step"))
+        return Custom(loss=overridden_loss if own_loss else None, step=self.train_step if own_step else None)

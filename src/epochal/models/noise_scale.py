@@ -1,24 +1,14 @@
-"""How noisy the gradient of one example is, measured on a model: from which batch size on larger ones help little."""
+"""How noisy the gradient of one example is, of a model: prepared here, measured in `plans`."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from jax import Array
-
-from epochal.critical_batch import NoiseEstimate, noise_scale
-from epochal.data.arrays import read_rows
-from epochal.data.examples import Examples, as_examples
+from epochal.critical_batch import NoiseEstimate
 from epochal.data.streams.opening import is_stream, made
-from epochal.engine.example_gradients import chunk_size, grouped, squares_and_products
-from epochal.engine.objective.labels import check_labels
-from epochal.engine.state import Parts
-from epochal.layers import BatchNormalization
-from epochal.optimizers import Adam, Nadam, Optimizer
-from epochal.registry.checks import is_count
+from epochal.models.input_data import Traversal, prepare
+from epochal.plans.noise_scale import NoiseRequest, draw, measure_noise, preconditioner
 from epochal.support.types import Checked
 
 
@@ -72,12 +62,8 @@ def gradient_noise_scale(
         noise scale 341 (95 %: 236 … 631), from 1,792 examples
     """
     training = model._training
-    recipe = training.ready_to("gradient_noise_scale")
-    for name, value in (("examples", examples), ("group", group), ("chunk", chunk)):
-        if not (is_count(value) or (name != "examples" and value is None)):
-            raise ValueError(f"Expected {name} to be an int >= 1, got {value!r}.")
-    if not isinstance(confidence, float) or not 0 < confidence < 1:
-        raise ValueError(f"Expected confidence between 0 and 1, such as 0.95, got {confidence!r}.")
+    compiled = training.ready_to("gradient_noise_scale")
+    request = NoiseRequest(examples, group, chunk, seed, confidence)
     x = made(x)
     if is_stream(x):
         raise ValueError(
@@ -85,50 +71,13 @@ def gradient_noise_scale(
         )
     if model.stateful_layers():
         raise ValueError("A stateful model's gradient depends on the batches before: there is none of one example.")
-    data = training.aligned(as_examples(x, y, sample_weight, method="gradient_noise_scale"))
-    count = min(int(examples), data.n)
-    size = int(group) if group is not None else max(1, min(16, count // 128))
-    if count // size < 3:
-        raise ValueError(f"Expected at least 3 gradients, got {count} examples in groups of {size}.")
-    rows = np.random.default_rng(seed).choice(data.n, count - count % size, replace=False)
-    drawn = Examples(*read_rows((data.x, data.y, data.weight), rows), n=len(rows))
-    drawn = training.weighted(drawn, class_weight)
-    steps = training.steps(drawn, recipe)
-    check_labels(steps.objective, drawn)
-    scale = _preconditioner(model, steps.parts) if preconditioned else None
-    arrays, ids = grouped((drawn.x, drawn.y, drawn.weight), rows, size)
-    together = min(int(chunk) if chunk is not None else chunk_size(steps.parts), len(ids))
-    squares, products = squares_and_products(steps, arrays, ids, seed, together, scale)
-    broken = ids[~np.isfinite(squares)]
-    if len(broken):
-        raise ValueError(
-            f"{len(broken)} of {len(ids)} gradients are not finite (first that of rows {broken[0].tolist()} of x): "
-            "look for NaN in the data, or start from weights with a finite loss."
-        )
-    return noise_scale(squares, products, group=size, n=data.n, confidence=confidence)
-
-
-def _preconditioner(model: Any, parts: Parts) -> list[Array]:
-    """What Adam multiplies each gradient with, up to a factor that all share.
-
-    Raises:
-        ValueError: an optimizer that keeps no such thing, or of other gradients than those that are measured.
-    """
-    optimizer: Optimizer = model.optimizer
-    if not isinstance(optimizer, Adam | Nadam):
-        raise ValueError(
-            f"preconditioned=True needs Adam, AdamW or Nadam, which keep the gradients' mean squares; this model has "
-            f"{type(optimizer).__name__}."
-        )
-    if any(isinstance(node, BatchNormalization | nnx.BatchNorm) for _, node in nnx.iter_graph(model)):
-        raise ValueError(
-            "preconditioned=True does not work with batch normalization: Adam's state is of gradients with the batch's "
-            "statistics, the gradient of one example is taken with the moving ones."
-        )
-    state = optimizer.state
-    if state is None or not optimizer.iterations or not model._training.optimizer_fits(parts):
-        raise ValueError("preconditioned=True needs the optimizer's state for these weights: train some steps first.")
-    kind = "velocity_hat" if getattr(optimizer, "amsgrad", False) else "velocity"
-    # Adam adds epsilon to the uncorrected root, Nadam to the corrected one.
-    correction = 1.0 if isinstance(optimizer, Adam) else 1 - optimizer.beta_2 ** int(state.iterations)
-    return [1 / (jnp.sqrt(slots[kind] / correction) + optimizer.epsilon) for slots in state.slots]
+    with ExitStack() as closing:
+        given = (x, y, sample_weight)
+        data = prepare(training, "gradient_noise_scale", given, Traversal(), closing, class_weight)
+    rows, drawn = draw(data.first, request)
+    drawn = data.weight(drawn)
+    programs = training.steps(drawn, compiled)
+    scale = None
+    if preconditioned:
+        scale = preconditioner(compiled.optimizer, model, training.optimizer_fits(programs.parts))
+    return measure_noise(programs, drawn, rows, data.first.n, request, scale)

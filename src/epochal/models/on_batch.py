@@ -18,15 +18,16 @@ from epochal.data.feeds.array_feed import ArrayFeed
 from epochal.data.feeds.block import Block
 from epochal.data.padding import shared_rows, widened
 from epochal.display.progress import Display
-from epochal.engine import out_of_memory, prediction, skipped_updates
+from epochal.engine import out_of_memory, prediction
+from epochal.engine.execution import execute
 from epochal.engine.objective.labels import check_labels
-from epochal.engine.objective.recipe import Recipe
-from epochal.engine.objective.tally import Tally
-from epochal.engine.programs import Steps
-from epochal.engine.runners import TestRunner, TrainRunner
+from epochal.engine.objective.tally import Pass, Tally
+from epochal.engine.programs import PredictPrograms, Programs
+from epochal.engine.runners import Runner, TestRunner, TrainRunner
 from epochal.engine.state import Parts
 from epochal.models.arguments import checked_batch_size
-from epochal.models.trainer import Training
+from epochal.models.input_data import align, apply_class_weight, fix_batch_size, match
+from epochal.models.trainer import Compiled, Training
 from epochal.runtime import heap
 from epochal.runtime.interrupts import Interrupts
 from epochal.runtime.program import Executable, checks_numbers
@@ -39,14 +40,14 @@ class Prediction:
 
     Attributes:
         parts: the model, taken apart; known things hold as long as it is the same object.
-        steps: the programs.
+        programs: what predicts.
         structure: in which the model takes its inputs.
         width: how many rows the program takes.
         executable: computes the outputs; None before its first use.
     """
 
     parts: Parts
-    steps: Steps
+    programs: PredictPrograms
     structure: Any
     width: int
     executable: Executable | None = None
@@ -58,7 +59,7 @@ class Step:
 
     Attributes:
         parts: as of a `Prediction`.
-        steps: the programs.
+        programs: what trains and tests.
         structure: of the aligned x, y and weights.
         block: what the program takes, but for the data.
         executable: the program; None before its first use.
@@ -67,7 +68,7 @@ class Step:
     """
 
     parts: Parts
-    steps: Steps
+    programs: Programs
     structure: Any
     block: Block
     executable: Executable | None = None
@@ -97,14 +98,14 @@ def predicted(training: Training, x: Any, batch_size: Any) -> Any:
         training.known[key] = known
     inputs = jax.tree.unflatten(known.structure, leaves)
     inputs = widened(inputs, n, known.width)
-    known.executable, (outputs, _) = out_of_memory.predicted(known.steps, inputs, Display(), known.executable)
+    known.executable, outputs = out_of_memory.predicted(known.programs, inputs, Display(), known.executable)
     heap.pause()
     return prediction.fetched(outputs, n)
 
 
 def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | None:
     """What is to be remembered of the first call; None as of `predicted`."""
-    examples = training.matched(as_examples(x, method="predict"))
+    examples = match(training, as_examples(x, method="predict"))
     inputs, n = examples.x, examples.n
     programs = training.predict_steps()
     parts = programs.parts
@@ -116,7 +117,7 @@ def _prediction(training: Training, x: Any, leaves: list[Any]) -> Prediction | N
 
 def evaluated(training: Training, given: tuple, batch_size: Any) -> Logs | None:
     """Loss and metrics over all rows of x, y and sample_weight as one batch; None as of `predicted`."""
-    recipe = training.ready_to("evaluate")
+    compiled = training.ready_to("evaluate")
     plain = None if training.eager else _plain(given)
     if plain is None:
         return None
@@ -124,32 +125,31 @@ def evaluated(training: Training, given: tuple, batch_size: Any) -> Logs | None:
     n = leaves[0].shape[0]
     if checked_batch_size(batch_size, max(n, 1)) < n:
         return None
-    assert training.optimizer is not None
-    key = ("evaluate", structure, _shapes(leaves), training.optimizer.revision, checks_numbers())
+    key = ("evaluate", structure, _shapes(leaves), compiled.optimizer.revision, checks_numbers())
     known = training.known.get(key)
     if known is None or known.parts is not training.parts():
-        known = _evaluation(training, recipe, jax.tree.unflatten(structure, leaves), leaves)
+        known = _evaluation(training, compiled, jax.tree.unflatten(structure, leaves), leaves)
         if known is None:
             return None
         training.known[key] = known
     examples = Examples(*jax.tree.unflatten(known.structure, leaves), n=n)
-    steps = training.current = known.steps
-    check_labels(steps.objective, examples)
+    programs = known.programs
+    check_labels(programs.objective, examples)
     data = widened((examples.x, examples.y, examples.weight), n, known.block.order.shape[1])
     block = known.block._replace(data=data, pivot=jax.tree.map(lambda a: a[:1], examples.y))
-    runner = TestRunner(steps, known.padded)
+    runner = TestRunner(programs.test, known.padded)
     return runner.read(_ran(runner, known, block, runner.start(block)))
 
 
-def _evaluation(training: Training, recipe: Recipe, given: tuple, leaves: list[Any]) -> Step | None:
+def _evaluation(training: Training, compiled: Compiled, given: tuple, leaves: list[Any]) -> Step | None:
     """What is to be remembered of the first call; None as of `predicted`."""
-    examples = training.aligned(as_examples(*given, method="evaluate"))
+    examples = align(training, as_examples(*given, method="evaluate"))
     found, structure = jax.tree.flatten((examples.x, examples.y, examples.weight))
-    steps = training.steps(examples, recipe)
-    if steps.parts.stateful or not _same_objects(found, leaves):
+    programs = training.steps(examples, compiled)
+    if programs.parts.stateful or not _same_objects(found, leaves):
         return None
-    feed = _feed(examples, exact_tail=not steps.row_independent, shared=True)
-    return Step(steps.parts, steps, structure, _without_data(feed), padded=feed.padded)
+    feed = _feed(examples, exact_tail=not programs.row_independent, shared=True)
+    return Step(programs.parts, programs, structure, _without_data(feed), padded=feed.padded)
 
 
 def one_step(training: Training, kind: str, given: tuple, class_weight: Any, alone: bool) -> Logs:
@@ -162,13 +162,12 @@ def one_step(training: Training, kind: str, given: tuple, class_weight: Any, alo
         class_weight: as `fit` takes it.
         alone: whether the batch's own values are wanted.
     """
-    training.ready_to(f"{kind}_on_batch")
+    compiled = training.ready_to(f"{kind}_on_batch")
     plain = None if training.eager or class_weight is not None else _plain(given)
     if plain is None:
         return _run(training, kind, *_first(training, kind, given, class_weight), alone)
     leaves, structure = plain
-    assert training.optimizer is not None
-    key = (kind, structure, _shapes(leaves), training.optimizer.revision, checks_numbers())
+    key = (kind, structure, _shapes(leaves), compiled.optimizer.revision, checks_numbers())
     known = training.known.get(key)
     if known is None or known.parts is not training.parts():
         known, examples = _first(training, kind, jax.tree.unflatten(structure, leaves), None)
@@ -185,50 +184,55 @@ def _first(training: Training, kind: str, given: tuple, class_weight: Any) -> tu
     Raises:
         RuntimeError, ValueError: as `fit`.
     """
-    recipe, method = training.ready_to(f"{kind}_on_batch"), f"{kind}_on_batch"
-    examples = training.aligned(as_examples(*given, method=method).read())
-    training.fix_batch_size(examples.n, examples.n)
-    examples = training.weighted(examples, class_weight)
-    steps = training.steps(examples, recipe)
+    compiled, method = training.ready_to(f"{kind}_on_batch"), f"{kind}_on_batch"
+    examples = align(training, as_examples(*given, method=method).read())
+    fix_batch_size(training, examples.n, examples.n)
+    examples = apply_class_weight(training, examples, class_weight)
+    programs = training.steps(examples, compiled)
     structure = jax.tree.structure((examples.x, examples.y, examples.weight))
-    return Step(steps.parts, steps, structure, _without_data(_feed(examples))), examples
+    return Step(programs.parts, programs, structure, _without_data(_feed(examples))), examples
 
 
 def _run(training: Training, kind: str, known: Step, examples: Examples, alone: bool) -> Logs:
-    steps = training.current = known.steps
-    check_labels(steps.objective, examples)
+    programs = known.programs
+    check_labels(programs.objective, examples)
     if kind == "train":
-        training.start_optimizer(steps.parts)
+        training.start_optimizer(programs.parts)
     tally, pivot = (None, None) if alone else training.running.get(kind, (None, None))
     if pivot is None:  # a copy: running values need it when the user's array holds other numbers
         pivot = jax.tree.map(lambda a: np.array(a[:1]), examples.y)
     block = known.block._replace(data=(examples.x, examples.y, examples.weight), pivot=pivot)
-    runner = TrainRunner(steps, False, *training.next_draw()) if kind == "train" else TestRunner(steps, padded=False)
+    if kind == "train":
+        runner: Runner = TrainRunner(programs.train, False, *training.next_draw())
+    else:
+        runner = TestRunner(programs.test, padded=False)
     tally = runner.start(block) if tally is None else tally
     tally = _ran(runner, known, block, tally)
-    fresh = None
-    if tally.skips is not None:
-        fresh = steps.record()  # every call tells of its own batch
-        skipped_updates.LeftOut(steps, _feed(examples), None).end(tally)
-    training.running[kind] = (tally._replace(skips=fresh), pivot)
+    fresh = {entry.name: entry.start() for entry in runner.entries}  # every call tells of its own batch
+    if fresh:
+        runner.end(tally, Pass(_feed(examples), None, runner.width))
+    training.running[kind] = (tally._replace(entries=fresh), pivot)
     return runner.read(tally)
 
 
-def _ran(runner: out_of_memory.Runner, known: Step, block: Block, tally: Tally) -> Tally:
+def _ran(runner: Runner, known: Step, block: Block, tally: Tally) -> Tally:
     """The tally after the block's one batch."""
-    if known.executable is None:
-        known.executable = out_of_memory.prepared(runner, block, tally, Display())
+    executable, display = known.executable, Display()
+    if executable is None:
+        executable = out_of_memory.prepared(runner, block, tally, display)
     elif known.width is not None:
-        runner.cut(known.width, block.order.shape[1])
-    interrupts = Interrupts()
+        runner.split(known.width, block.order.shape[1])
+    interrupts, done = Interrupts(), None
     with interrupts.heard():
-        executable = known.executable
-        known.executable, tally = out_of_memory.run(
-            runner, executable, block, tally, (0, 1), Display(), interrupts.whole
-        )
+        while done is None:
+            arguments = runner.arguments(block, tally, 0, 1)
+            try:
+                done = execute(executable, runner.arrays, arguments, interrupts, runner.programs.donates)
+            except jax.errors.JaxRuntimeError as error:
+                executable = out_of_memory.recovered(runner, executable, block, tally, display, error)
     heap.pause()
-    known.width = runner.width
-    return tally
+    known.executable, known.width = executable, runner.width
+    return done
 
 
 def _feed(examples: Examples, exact_tail: bool = True, shared: bool = False) -> ArrayFeed:

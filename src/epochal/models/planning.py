@@ -1,23 +1,17 @@
-"""Which batch size to take: measured on a copy of the model, then chosen."""
+"""Which batch size to take for a model and its data: prepared here, measured in `plans`."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-import jax
-import numpy as np
-
-from epochal.data.examples import Examples, as_examples, split
 from epochal.data.streams.opening import is_stream, made
-from epochal.models.trainer import Training
-from epochal.plans.plan import BatchPlan, make_plan
-from epochal.plans.trial import Trial
-from epochal.registry.checks import is_count
-from epochal.runtime import memory
+from epochal.models.input_data import Data, Traversal, prepare, prepare_fit
+from epochal.plans.measure import PlanRequest, measure
+from epochal.plans.plan import BatchPlan
+from epochal.plans.trial_model import Prepared, Stopwatch, sample
 from epochal.support.types import Checked
 
 AUTO_SECONDS = 10.0  # that `fit(batch_size="auto")` measures for at most
@@ -65,17 +59,14 @@ def plan_batch_size(
     x = made(x)
     if is_stream(x):
         raise ValueError(f"plan_batch_size() tries several sizes, and a {type(x).__name__} has its own: pass arrays.")
-    model._training.ready_to("plan_batch_size")
-    given = as_examples(x, y, sample_weight, method="plan_batch_size")
-    return plan_for(
-        model,
-        given,
-        class_weight,
-        memory_limit=memory_limit,
-        batch_sizes=batch_sizes,
-        max_seconds=max_seconds,
-        seed=seed,
-    )
+    training = model._training
+    training.ready_to("plan_batch_size")
+    request = PlanRequest(memory_limit, batch_sizes, max_seconds, seed)
+    _refuse_stateful(model)
+    with ExitStack() as closing:
+        given = (x, y, sample_weight)
+        data = prepare(training, "plan_batch_size", given, Traversal(), closing, class_weight)
+        return plan_of(data, request)
 
 
 def plan_for_fit(
@@ -87,9 +78,7 @@ def plan_for_fit(
     validation_data: Any = None,
     passes: float = 1.0,
 ) -> BatchPlan | None:
-    """The plan of `fit(batch_size="auto")`; None beside batches, which have their size.
-
-    It takes about as long as the training that it is for, but for what a rough plan needs, and AUTO_SECONDS at most.
+    """The plan that `fit(batch_size="auto")` would make; None beside batches, which have their size.
 
     Args:
         model: compiled.
@@ -100,74 +89,52 @@ def plan_for_fit(
         validation_data: as `fit` takes it; of batches nobody knows how many examples they have.
         passes: how many times per epoch that is validated on.
     """
-    x = made(given[0])
-    if is_stream(x):
+    given = (made(given[0]), *given[1:])
+    if is_stream(given[0]):
         return None
-    examples = as_examples(x, *given[1:], method="fit")
-    rows = 0
-    if fraction:
-        examples, held_out = split(examples, fraction)
-        rows = held_out.n
-    elif isinstance(validation_data, tuple | list):
-        rows = next((len(a) for a in jax.tree.leaves(validation_data) if np.ndim(a)), 0)
-    judged = (rows, passes if rows else 0.0)
-    return plan_for(model, examples, class_weight, max_seconds=AUTO_SECONDS, epochs=epochs, validation=judged)
+    with ExitStack() as closing:
+        once = Traversal()
+        prepared = prepare_fit(model._training, given, class_weight, once, fraction, validation_data, once, closing)
+        return plan_of_fit(*prepared, epochs, passes)
 
 
-def plan_for(
-    model: Any,
-    given: Examples,
-    class_weight: Any = None,
-    *,
-    memory_limit: Any = None,
-    batch_sizes: Any = None,
-    max_seconds: Any = 60,
-    seed: int = 0,
-    epochs: int | None = None,
-    validation: tuple[int, float] = (0, 0.0),
-    clock: Callable[[], float] = time.perf_counter,
-) -> BatchPlan:
-    """See `plan_batch_size` and `plan_for_fit`; with `epochs` it takes no longer than so many would.
+def plan_of_fit(data: Data, held_out: Data | None, epochs: int, passes: float) -> BatchPlan:
+    """The plan of `fit(batch_size="auto")`.
 
-    `clock` tells the time in seconds.
+    It takes about as long as the training that it is for, but for what a rough plan needs, and AUTO_SECONDS at most.
+
+    Args:
+        data: arrays to train on.
+        held_out: what is validated on; of batches nobody knows how many examples they have.
+        epochs: that are to be trained.
+        passes: how many times per epoch that is validated.
     """
-    if isinstance(max_seconds, bool) or not isinstance(max_seconds, int | float) or not 0 < max_seconds < math.inf:
-        raise ValueError(f"Expected max_seconds to be a number > 0, got {max_seconds!r}.")
-    sizes = _asked(batch_sizes, given.n)
-    if memory_limit is not None:
-        memory.parsed(memory_limit, "memory_limit")
+    rows = 0 if held_out is None or held_out.stream is not None else held_out.first.n
+    validation = (rows, passes if rows else 0.0)
+    return plan_of(data, PlanRequest(max_seconds=AUTO_SECONDS, epochs=epochs, validation=validation))
+
+
+def plan_of(data: Data, request: PlanRequest, clock: Callable[[], float] = time.perf_counter) -> BatchPlan:
+    """The plan for a model and its prepared data; the model and its optimizer are the same afterwards.
+
+    Args:
+        data: arrays.
+        request: how it is to be measured.
+        clock: tells the time in seconds.
+    """
+    training = data.training
+    compiled, watch = training.ready_to("plan_batch_size"), Stopwatch(clock)
+    _refuse_stateful(training.model)
+    examples = data.weight(sample(data.first, request.seed))
+    programs = training.steps(examples, compiled)
+    with training.optimizer_kept():
+        training.start_optimizer(programs.parts)
+        return measure(Prepared(programs, examples, data.first.n), request, watch)
+
+
+def _refuse_stateful(model: Any) -> None:
     if model.stateful_layers():
         raise ValueError(
             "A stateful model keeps a state per row of the batch, so its batch size is part of what it computes: it "
             "cannot be measured. Pass batch_size=…"
         )
-    training: Training = model._training
-    training.refuse_tracing("plan_batch_size")
-    with _optimizer_kept(training):
-        trial = Trial(training, given, class_weight, seed, clock)
-        max_seconds = trial.time_sizes(sizes, memory_limit, max_seconds, epochs)
-        trial.train_and_listen(max_seconds, epochs)
-        return make_plan(trial.measurements(sizes, validation))
-
-
-def _asked(batch_sizes: Any, n: int) -> tuple[int, ...] | None:
-    """The sizes to choose from, in order; at most n."""
-    if batch_sizes is None:
-        return None
-    given: list[Any] = list(batch_sizes) if isinstance(batch_sizes, list | tuple | range) else []
-    sizes = [n if m == "full" else m for m in given]
-    if not sizes or not all(is_count(m) for m in sizes):
-        raise ValueError(f'Expected batch_sizes to be a list of ints >= 1 and "full", got {batch_sizes!r}.')
-    return tuple(sorted({min(int(m), n) for m in sizes}))
-
-
-@contextmanager
-def _optimizer_kept(training: Training) -> Iterator[None]:
-    """The optimizer's state is what it was, none if it was none."""
-    optimizer = training.optimizer
-    assert optimizer is not None
-    state, belongs = optimizer.state, training._optimizer_for
-    try:
-        yield
-    finally:
-        optimizer.state, training._optimizer_for = state, belongs

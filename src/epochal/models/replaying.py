@@ -14,11 +14,13 @@ import numpy as np
 from epochal.callbacks.backup import BackupAndRestore
 from epochal.callbacks.callback_list import CallbackList
 from epochal.data.feeds.block import Batch, Block, take, take_piece
-from epochal.engine import session
+from epochal.engine.loop import Arrival
 from epochal.engine.micro_batches import Cut
-from epochal.engine.programs import Steps
 from epochal.engine.runners import TrainRunner
 from epochal.engine.state import TrainState
+from epochal.engine.step import TrainStep
+from epochal.models.arguments import FitArguments
+from epochal.models.fitting import fit_until
 
 
 @dataclass(frozen=True)
@@ -79,32 +81,27 @@ def replay(
         raise ValueError("replay() writes no checkpoints: pass the callbacks without BackupAndRestore.")
     if model.custom_steps().step is not None:
         raise ValueError(f"{type(model).__name__} has a train_step() of its own, which replay() cannot look into.")
-    training = model._training
-    training.until = (epoch, batch)
-    given = {"epochs": epoch + 1, "verbose": 0, **arguments}
-    try:
-        model.fit(x, y, resume_from=folder, **given)
-    except session.Reached as reached:
-        return _looked_at(reached, epoch, batch)
-    finally:
-        training.until = None
-    raise ValueError(f"The run has no batch {batch} in epoch {epoch} (both counted from 0).")
+    given: dict[str, Any] = {"epochs": epoch + 1, "verbose": 0, **arguments}
+    reached = fit_until(model, FitArguments(x, y, resume_from=folder, **given), (epoch, batch))
+    if reached is None:
+        raise ValueError(f"The run has no batch {batch} in epoch {epoch} (both counted from 0).")
+    return _looked_at(reached, epoch, batch)
 
 
-def _looked_at(reached: session.Reached, epoch: int, number: int) -> Replayed:
-    steps = reached.runner.steps
-    block, index = reached.block, reached.index
+def _looked_at(reached: Arrival, epoch: int, number: int) -> Replayed:
+    runner, block, index = reached.runner, reached.block, reached.index
+    step = runner.programs.step
     if block.starts is None:
-        batch = take(block, index, reached.runner.padded)
+        batch = take(block, index, runner.padded)
     else:  # sizes that differ: there is no row of `order` for each batch
         batch = take_piece(block, index, 0, int(block.sizes[index]), padded=False)
-    if reached.runner.how is None:
-        look = _look(steps) if steps.eager else jax.jit(_look(steps))
-        found = look(reached.runner.state(), batch, reached.runner.key)
+    if runner.cut is None:
+        look = _look(step) if step.eager else jax.jit(_look(step))
+        found = look(runner.arrays.read(), batch, runner.key)
     else:
-        found = _look_in_pieces(reached.runner, reached.runner.how, block, index)
+        found = _look_in_pieces(runner, runner.cut, block, index)
     loss, outputs, gradients = jax.tree.map(np.asarray, found)
-    values = dict(zip(steps.judged_values, [*outputs, loss, *gradients], strict=True))
+    values = dict(zip(step.judged_values, [*outputs, loss, *gradients], strict=True))
     m = int(batch.size)
     return Replayed(
         epoch=epoch,
@@ -115,7 +112,7 @@ def _looked_at(reached: session.Reached, epoch: int, number: int) -> Replayed:
         sample_weight=_rows(batch.weight, m),
         loss=float(loss),
         predictions=_rows(outputs, m),
-        gradients=dict(zip(steps.parts.names, gradients, strict=True)),
+        gradients=dict(zip(step.parts.names, gradients, strict=True)),
         not_finite=[name for name, value in values.items() if not np.isfinite(value).all()],
     )
 
@@ -124,9 +121,9 @@ def _rows(tree: Any, m: int) -> Any:
     return jax.tree.map(lambda a: np.asarray(a)[:m], tree)
 
 
-def _look(steps: Steps) -> Callable[[TrainState, Batch, Any], tuple]:
+def _look(step: TrainStep) -> Callable[[TrainState, Batch, Any], tuple]:
     def look(state: TrainState, batch: Batch, key: Any) -> tuple:
-        _, loss, outputs, gradients = steps.update(state, batch, key)
+        _, loss, outputs, gradients = step.update(state, batch, key)
         return loss, outputs, list(gradients)
 
     return look
@@ -134,8 +131,8 @@ def _look(steps: Steps) -> Callable[[TrainState, Batch, Any], tuple]:
 
 def _look_in_pieces(runner: TrainRunner, cut: Cut, block: Block, index: int) -> tuple:
     """Of a step that had been cut: by the same pieces, so that it takes no more memory."""
-    steps, state, key, tally = runner.steps, runner.state(), runner.key, runner.start(block)
-    pieces = steps.pieces(cut)
+    step, state, key, tally = runner.programs.step, runner.arrays.read(), runner.key, runner.start(block)
+    pieces = step.pieces(cut)
 
     def gradients_of(state: TrainState, block: Block, key: Any) -> tuple:
         summed = pieces.trained(state.params, state.buffers, tally, block, index, key)
@@ -145,7 +142,7 @@ def _look_in_pieces(runner: TrainRunner, cut: Cut, block: Block, index: int) -> 
         outputs, after, _ = pieces.outputs(params, buffers, piece, key)
         return outputs, after
 
-    if not steps.eager:
+    if not step.eager:
         gradients_of, outputs_of = jax.jit(gradients_of), jax.jit(outputs_of)
 
     def add(carry: tuple, piece: Batch) -> tuple:

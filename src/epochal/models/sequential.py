@@ -23,8 +23,7 @@ class _InStack(SymbolicCall):
 
     def _made(self) -> SymbolicCall:
         self._model._make_tensors()
-        assert self._item._last_call.tensors is not None
-        return self._item._last_call.tensors
+        return self._item.last_symbolic_call()
 
     @property
     def inputs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -127,8 +126,8 @@ class Sequential(Model):
         """Lets the model and its layers have tensors, which are made when someone asks for them."""
         self._last_call.tensors = _InStack(self, self)
         for layer in self.layers:
-            if isinstance(layer, Layer) and layer._last_call.tensors is None:
-                layer._last_call.tensors = _InStack(self, layer)
+            if isinstance(layer, Layer):
+                layer.offer_symbolic_call(_InStack(self, layer))
 
     @property
     def inputs(self) -> list[SymbolicTensor]:
@@ -144,7 +143,7 @@ class Sequential(Model):
         if self._input is not None:
             return self._input.shape[1:]
         first = self.layers[0] if self.layers else None
-        return first._given_input_shape if isinstance(first, Layer) else None
+        return first.given_input_shape if isinstance(first, Layer) else None
 
     def _declared_shape(self) -> tuple[int | None, ...] | None:
         return self._known_input_shape()

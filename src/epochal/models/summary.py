@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from epochal.layers.base.layer import Layer
-from epochal.layers.base.tree import children, tracked
+from epochal.layers.base.tree import Tracked, children, tracked
 
 
 def summary_text(model: Layer) -> str:
@@ -43,12 +43,12 @@ def summary_text(model: Layer) -> str:
     return text.getvalue() + "\n".join(lines)
 
 
-def _numbers(found: list[Any]) -> int:
+def _numbers(found: list[Tracked]) -> int:
     return sum(int(np.prod(t.variable.shape)) for t in found)
 
 
-def _shape(layer: Any) -> str:
-    shape = getattr(layer, "_output_shape", None)
+def _shape(layer: nnx.Module) -> str:
+    shape = getattr(layer, "output_shape", None)
     return "?" if shape is None else str(shape)
 
 

@@ -25,3 +25,7 @@ __all__ += linalg.__all__
 __all__ += math.__all__
 __all__ += nn.__all__
 __all__ += numpy.__all__
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -31,3 +31,7 @@ __all__ = [
     "scale_learning_rate",
     "schedules",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -10,8 +10,8 @@ import numpy as np
 
 from epochal.plans.measurements import SHOWN, Measurements
 
-_CROOKED = 0.15  # a line that is further off than this is not used
-_ALIKE = 0.1  # sizes whose times to a target differ by less are not told apart
+CROOKED = 0.15  # a line that is further off than this is not used
+ALIKE = 0.1  # sizes whose times to a target differ by less are not told apart
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def seconds_of(found: Measurements, m: int) -> float:
     if m in found.seconds:
         return found.seconds[m]
     fitted = line(found.seconds)
-    return fitted(m) if fitted.error <= _CROOKED else between(found.seconds, m)
+    return fitted(m) if fitted.error <= CROOKED else between(found.seconds, m)
 
 
 def memory_of(measured: Mapping[int, int], m: int) -> int | None:
@@ -134,7 +134,7 @@ def cost(found: Measurements, m: int) -> float:
 def best_size(found: Measurements) -> float | None:
     """m* of the formula; None where the noise is not known, or no line fits the seconds."""
     fitted = line(found.seconds)
-    if found.noise is None or fitted.error > _CROOKED:
+    if found.noise is None or fitted.error > CROOKED:
         return None
     slope = fitted.b + found.epoch_seconds / found.n
     return math.sqrt(fitted.a / slope * critical(found)) if slope > 0 else float(found.n)
@@ -150,7 +150,7 @@ def chosen(found: Measurements, largest: int) -> int:
         fitting = [m for m in found.batch_sizes if m <= largest] or [min(found.batch_sizes)]
         return min(fitting, key=lambda m: cost(found, m))
     top, low = min(found.n, largest), 1
-    if line(found.seconds).error > _CROOKED or len(found.seconds) == 2:  # two cannot show a bend
+    if line(found.seconds).error > CROOKED or len(found.seconds) == 2:  # two cannot show a bend
         top = min(top, max(found.seconds))  # nothing is said of sizes beyond those that were measured
     if len(found.seconds) < 3:
         far = 4 if len(found.seconds) == 1 else 2
@@ -158,4 +158,4 @@ def chosen(found: Measurements, largest: int) -> int:
     powers = {2**k for k in range(top.bit_length()) if 2**k >= low} | ({top} if top == found.n else set())
     finer = powers | {int(m) // 8 * 8 for m in np.geomspace(8, max(top, 8), 200) if max(low, 8) <= m <= top} | {top}
     best = min(sorted(finer), key=lambda m: cost(found, m))
-    return min((m for m in powers if cost(found, m) <= (1 + _ALIKE) * cost(found, best)), default=best)
+    return min((m for m in powers if cost(found, m) <= (1 + ALIKE) * cost(found, best)), default=best)

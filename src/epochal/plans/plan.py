@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from epochal.critical_batch import NoiseEstimate
-from epochal.plans.choice import _CROOKED, best_size, chosen, cost, line, max_batch_size, memory_of, seconds_of
+from epochal.plans.choice import CROOKED, best_size, chosen, cost, line, max_batch_size, memory_of, seconds_of
 from epochal.plans.measurements import SHOWN, Measurements
 from epochal.plans.plot import draw
 from epochal.plans.reasons import duration, reasons
@@ -181,7 +181,7 @@ def make_plan(found: Measurements) -> BatchPlan:
     size = chosen(found, largest)
     half = straight.a / straight.b if straight.b > 0 else math.inf
     cut = min(size, largest, found.piece or size)
-    plan = BatchPlan(size, cut, largest, optimum, found.noise, half, found, straight.error <= _CROOKED)
+    plan = BatchPlan(size, cut, largest, optimum, found.noise, half, found, straight.error <= CROOKED)
     return BatchPlan(**{**vars(plan), "why": reasons(plan, straight)})
 
 

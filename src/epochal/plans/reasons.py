@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from epochal.plans.choice import _ALIKE, Line, line
+from epochal.plans.choice import ALIKE, Line, line
 from epochal.plans.measurements import PlanFigures
 from epochal.support.text import shown
 
@@ -30,7 +30,7 @@ def _why_this(plan: PlanFigures) -> list[str]:
         return [f"{text}; more than {plan.max_batch_size:,} do not fit into memory."]
     around = [m for m in (plan.batch_size // 2, plan.batch_size * 2) if 1 <= m <= found.n]
     prices = " and ".join(f"{m} would take {plan.expected_seconds_to_target(m):.2f} times as long" for m in around)
-    power = f"is the smallest power of two within {_ALIKE:.0%} of" if plan.batch_size.bit_count() == 1 else "takes"
+    power = f"is the smallest power of two within {ALIKE:.0%} of" if plan.batch_size.bit_count() == 1 else "takes"
     return [f"{text}; {plan.batch_size} {power} the least time to a target; {prices}."]
 
 

@@ -68,6 +68,11 @@ class Configurable:
         return cls(**config)
 
 
+def named_arguments(made: Any) -> Mapping[str, Any]:
+    """The arguments that a `Configurable` object was given by name when it was made."""
+    return made._arguments.named
+
+
 def registered_name(cls: type[Configurable]) -> str:
     """The name under which a class is written down: `family/Class` for our own, `custom/Class` for a user's."""
     if cls in _NAMES:
@@ -96,6 +101,21 @@ def known_as(made: type, cls: type) -> type:
 def register_functions(family: str, functions: Mapping[str, Callable]) -> None:
     """Lets these functions be written down by name."""
     _FUNCTIONS.update({f"{family}/{name}": function for name, function in functions.items()})
+
+
+def registered_classes() -> Mapping[str, type]:
+    """The classes that may be written down, by the names that stand in files."""
+    return _REGISTRY
+
+
+def registered_functions() -> Mapping[str, Callable]:
+    """The functions that may be written down, by the names that stand in files."""
+    return _FUNCTIONS
+
+
+def custom_objects_here() -> dict[str, Any]:
+    """A copy of what is known for good and in the `custom_object_scope`s around, the innermost first."""
+    return {**_CUSTOM, **_scoped.get()}
 
 
 def get_custom_objects() -> dict[str, Any]:

@@ -9,7 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from epochal.registry.configurable import _CUSTOM, _FUNCTIONS, _REGISTRY, Configurable, _scoped, registered_name
+from epochal.registry.configurable import (
+    Configurable,
+    custom_objects_here,
+    registered_classes,
+    registered_functions,
+    registered_name,
+)
 from epochal.registry.lookup import unknown
 
 
@@ -41,7 +47,7 @@ def serialize(value: Any) -> Any:
 
 
 def _function_name(value: Any) -> str:
-    for name, function in {**_FUNCTIONS, **_CUSTOM, **_scoped.get()}.items():
+    for name, function in {**registered_functions(), **custom_objects_here()}.items():
         if function is value:
             return name
     if isinstance(value, FunctionType) and value.__name__.isidentifier():
@@ -79,7 +85,7 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
         "ellipsis": lambda v: ...,
         "pairs": lambda v: dict(deserialize(v, custom_objects)),
         "dict": lambda v: {k: deserialize(item, custom_objects) for k, item in v.items()},
-        "function": lambda v: _known("function", v, _FUNCTIONS, custom_objects),
+        "function": lambda v: _known("function", v, registered_functions(), custom_objects),
         "class": lambda v: _made(v, data.get("config"), custom_objects),
     }
     for kind, read in readers.items():
@@ -89,7 +95,7 @@ def deserialize(data: Any, custom_objects: Mapping[str, Any] | None = None) -> A
 
 
 def _made(name: Any, config: Any, custom_objects: Mapping[str, Any] | None) -> Any:
-    cls = _known("class", name, _REGISTRY, custom_objects)
+    cls = _known("class", name, registered_classes(), custom_objects)
     if not isinstance(config, dict):
         raise ValueError(f"Expected the arguments of {name!r} as a dict, got {config!r}.")
     return cls.from_config({k: deserialize(v, custom_objects) for k, v in config.items()})
@@ -98,7 +104,7 @@ def _made(name: Any, config: Any, custom_objects: Mapping[str, Any] | None) -> A
 def _known(kind: str, name: Any, table: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"Expected the name of a {kind}, got {name!r}.")
-    custom = {**_CUSTOM, **_scoped.get(), **(custom_objects or {})}
+    custom = {**custom_objects_here(), **(custom_objects or {})}
     if name.split("/")[-1] in custom:
         return custom[name.split("/")[-1]]
     if name in table:

@@ -20,9 +20,9 @@ from epochal.runs.codec import decode, encode
 
 FORMAT = 1  # a newer one is refused, since it may mean something else
 # What Orbax and the file system raise for files that are missing, cut short or changed, and for a full disk.
-_STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 # And what else they, and `decode`, raise for files that nobody's `write` has made.
-_UNREADABLE = (*_STORAGE_ERRORS, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
+_UNREADABLE = (*STORAGE_ERRORS, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
 
 
 # Orbax numbers what it does per process: two threads that write at once take each other's signals.

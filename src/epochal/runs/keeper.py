@@ -79,8 +79,12 @@ class Backup:
 
     def _ends(self, mark: Mark) -> bool:
         """Whether a batch before the mark is about to end training; going on from before it comes to it again."""
-        record = None if mark.tally is None else mark.tally.skips
-        return record is not None and self.run.steps.on_nonfinite == "raise" and bool(record.count)
+        if mark.tally is None:
+            return False
+        own = self.run.programs.train.step.skipped
+        if own is None or not own.ends or own.name not in mark.tally.entries:
+            return False
+        return bool(mark.tally.entries[own.name].count)
 
     def now(self) -> None:
         """Keeps the run as it was at the last mark."""
@@ -183,11 +187,8 @@ class Keeping:
         Raises:
             ValueError: the checkpoint is another run's; nothing has changed then.
         """
-        run = Run(session.model, session.steps, session.callbacks, feed, held, seed)
+        run = Run(session.model, session.programs, session.callbacks, feed, held, seed, session.entries)
         session.snapshots = Snapshots(run, session.callbacks.callbacks)
-        for data in (feed, held):
-            if data is not None:
-                data.tell(session.display.note)
         if self._checkpoint is not None:
             session.saved = Saved(run, self._checkpoint)
             session.saved.seek()

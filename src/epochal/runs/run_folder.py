@@ -3,7 +3,7 @@
     summary.json   what was run and what came of it (written last, in one piece: if it is there, the run is complete)
     history.csv    epoch (the first is 1) and every value, a row per epoch
     log.jsonl      a line as the run starts, a line per epoch as it happens, a line as it ends
-    curves.png     drawn by report.py
+    curves.png     drawn by display/curves.py
     plan.json      how the batch size was measured, if it was
     model/         `load_model` reads it; preprocessing.json beside the weights
     backup/        until the run has ended, and of one that diverged: how it was begun (begun.json) and its checkpoints,

@@ -6,21 +6,21 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from epochal.data.feeds.feed import Feed
 from epochal.data.order import ALGORITHM
 from epochal.engine.hooks import Hooks
 from epochal.engine.moment import Mark
-from epochal.engine.objective.tally import Tally
-from epochal.engine.programs import Steps
-from epochal.engine.runners import TrainRunner
+from epochal.engine.objective.tally import Entry, Tally
+from epochal.engine.programs import Programs
 from epochal.random import seed_state, set_seed_state
 from epochal.runs.checkpoint_file import Checkpoint
 from epochal.runtime.host_copies import placed_like, plain_data, to_host
@@ -33,22 +33,24 @@ class Run:
 
     Attributes:
         model: carries `stop_training`.
-        steps: its programs, with the optimizer.
+        programs: the model's, with the optimizer.
         callbacks: all of them.
         feed, held: the data to train and to validate on.
         seed: of the order of the data and of the masks.
+        entries: what callbacks ask to be carried along in the tally.
     """
 
     model: Any
-    steps: Steps
+    programs: Programs
     callbacks: Hooks
     feed: Feed
     held: Feed | None
     seed: int
+    entries: Sequence[Entry] = ()
 
     def kept(self, mark: Mark) -> dict[str, Any]:
         """All of it on the host, as data. Waits for the device."""
-        params, buffers = self.steps.parts.collect()
+        params, buffers = self.programs.parts.collect()
         optimizer = self._optimizer
         return {
             **self._identity(),
@@ -62,8 +64,8 @@ class Run:
             "within": mark.within,
             "trained": mark.trained,
             "logs": mark.logs,
-            "tally": None if mark.tally is None else [to_host(a) for a in jax.tree.leaves(mark.tally)],
-            "labels": self.steps.train_report.labels,
+            "tally": None if mark.tally is None else _by_name(mark.tally),
+            "labels": self.programs.train.report.labels,
             "stop": self.model.stop_training,
             "params": [to_host(a) for a in params],
             "buffers": [to_host(a) for a in buffers],
@@ -74,12 +76,11 @@ class Run:
 
     @property
     def _optimizer(self) -> Any:
-        assert self.steps.optimizer is not None
-        return self.steps.optimizer
+        return self.programs.optimizer
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        params, buffers = self.steps.parts.collect()
+        params, buffers = self.programs.parts.collect()
         state = jax.tree_util.tree_flatten_with_path(self._optimizer.state)[0]
         return {
             "weights": [_described(a) for a in params],  # not by name: a model made again has new names for its layers
@@ -104,7 +105,7 @@ class Run:
                     f"The run in {saved.path.parent} cannot go on, its {what} differ: {_difference(before, now)}. "
                     "Go on with what it was begun with, or delete the folder to start again."
                 )
-        params, buffers = self.steps.parts.collect()
+        params, buffers = self.programs.parts.collect()
         arrays = {"params": params, "buffers": buffers, "optimizer": jax.tree.leaves(self._optimizer.state)}
         for name, now in arrays.items():
             if [_described(a) for a in content[name]] != [_described(plain_data(a)) for a in now]:
@@ -123,7 +124,7 @@ class Run:
 
     def put_back(self, content: dict[str, Any]) -> None:
         """Makes everything but the data what it was."""
-        parts, optimizer = self.steps.parts, self._optimizer
+        parts, optimizer = self.programs.parts, self._optimizer
         params, buffers = parts.collect()
         parts.publish(placed_like(content["params"], params), placed_like(content["buffers"], buffers))
         if content["learning_rate"] is not None:
@@ -160,20 +161,42 @@ class Saved:
         self._run, self._checkpoint, self._content = run, checkpoint, checkpoint.content
         content, tally = checkpoint.content, None
         if content["tally"] is not None:
-            runner = TrainRunner(run.steps, False, 0, 0)
             with _usable(checkpoint):
-                tally = self._tally(runner)
+                tally = self._tally()
         kept: dict[str, Any] = {f.name: content[f.name] for f in fields(Mark)}
         self.mark = Mark(**{**kept, "tally": tally})
         self.stop: bool = checkpoint.content["stop"]
 
-    def _tally(self, runner: TrainRunner) -> Tally:
-        found, steps = self._content["tally"], self._run.steps
-        tally = runner.restored(found, self._content["labels"], self._content["batch"])
-        start = jax.tree.leaves(steps.train_report.start)
-        if not steps.eager and [np.shape(a) for a in found[: len(start)]] != [np.shape(a) for a in start]:
+    def _tally(self) -> Tally:
+        """The tally as it was kept, by the names of its entries; before 0.2 it was a list of arrays."""
+        found, step = self._content["tally"], self._run.programs.train.step
+        if step.custom.step is not None and not step.means.labels:
+            step.logs({label: np.zeros(()) for label in self._content["labels"]})
+        start = step.report.start
+        if isinstance(found, list):
+            found = _named(found, start)
+        sums, states = jnp.array(found["sums"]), jax.tree.leaves(start.states)
+        if (not step.eager and np.shape(sums) != start.sums.shape) or len(found["states"]) != len(states):
             raise TypeError("the metrics so far are not those of this run")
-        return tally
+        states = jax.tree.unflatten(jax.tree.structure(start.states), [jnp.array(a) for a in found["states"]])
+        return Tally(sums, states, self._entries(found["entries"]))
+
+    def _entries(self, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """The entries that the run has now, with the values that were kept of them.
+
+        What is done about updates that are not finite may have changed since.
+        """
+        values: dict[str, Any] = {}
+        own = self._run.programs.train.step.skipped
+        for entry in [*([] if own is None else [own]), *self._run.entries]:
+            fresh = entry.start(self._content["batch"])
+            leaves, structure = jax.tree.flatten(fresh)
+            kept = [jnp.array(a) for a in found.get(entry.name, ())]
+            if [np.shape(a) for a in kept] == [np.shape(a) for a in leaves]:
+                values[entry.name] = jax.tree.unflatten(structure, kept)
+            elif not entry.sampled:
+                values[entry.name] = fresh
+        return values
 
     def seek(self) -> None:
         """Takes the data to where it was."""
@@ -186,6 +209,24 @@ class Saved:
         """Makes everything but the data what it was."""
         self._run.put_back(self._content)
         self._run.model.stop_training = self.stop
+
+
+def _by_name(tally: Tally) -> dict[str, Any]:
+    """A tally on the host, each part under its name."""
+    entries = {name: [to_host(a) for a in jax.tree.leaves(value)] for name, value in tally.entries.items()}
+    states = [to_host(a) for a in jax.tree.leaves(tally.states)]
+    return {"sums": to_host(tally.sums), "states": states, "entries": entries}
+
+
+def _named(leaves: Sequence[Any], start: Tally) -> dict[str, Any]:
+    """The same of a tally that was kept as a list: sums, states, four arrays of skipped updates, the noise."""
+    count = 1 + len(jax.tree.leaves(start.states))
+    if len(leaves) < count:
+        raise TypeError(f"expected {count} arrays of metrics so far, got {len(leaves)}")
+    noted = list(leaves[count:])
+    noise = [noted.pop()] if len(noted) % 4 else []
+    entries = {"skipped": noted, "noise": noise}
+    return {"sums": leaves[0], "states": leaves[1:count], "entries": {n: v for n, v in entries.items() if v}}
 
 
 def environment() -> dict[str, Any]:
@@ -209,7 +250,7 @@ _KEPT: dict[str, Any] = {
     **dict.fromkeys(("within", "trained", "stop"), bool),
     **dict.fromkeys(("environment", "place"), dict),
     **dict.fromkeys(("params", "buffers", "optimizer", "callbacks", "labels"), list),
-    **dict.fromkeys(("tally",), list | None),
+    **dict.fromkeys(("tally",), dict | list | None),
     **dict.fromkeys(("logs", "held"), dict | None),
     **dict.fromkeys(("seed_state", "learning_rate"), object),
 }

@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from epochal.runs.checkpoint_file import _STORAGE_ERRORS, BrokenCheckpoint, Checkpoint, read, write
+from epochal.runs.checkpoint_file import STORAGE_ERRORS, BrokenCheckpoint, Checkpoint, read, write
 from epochal.support.warn import warn
 
 _NAME = re.compile(r"epoch-(\d{6})-batch-(\d{9})")
@@ -164,7 +164,7 @@ class Store:
             for old in self._paths():
                 if old not in self._good[-self._keep :]:
                     shutil.rmtree(old)
-        except _STORAGE_ERRORS as error:
+        except STORAGE_ERRORS as error:
             self._clear_unfinished()
             return f"{type(error).__name__}: {str(error)[:300]}"
         self.write_seconds = time.perf_counter() - started
@@ -186,7 +186,8 @@ class Store:
 def _place(path: Path) -> tuple[int, int]:
     """Epoch and batch of a checkpoint."""
     found = _NAME.fullmatch(path.name)
-    assert found is not None
+    if found is None:
+        raise ValueError(f"Expected the name of a checkpoint, got {path.name!r}.")
     return int(found[1]), int(found[2])
 
 

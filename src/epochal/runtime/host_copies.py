@@ -51,7 +51,7 @@ def on_device(copy: Any, like: Any) -> Any:
     return jax.tree.map(back, copy, like)
 
 
-def _is_key(array: Array) -> bool:
+def _is_key(array: Any) -> bool:
     return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 

@@ -19,12 +19,14 @@ class Interrupts:
 
     Attributes:
         keep: called where the model is whole, before the method ends; None does nothing.
+        presses: how often it was pressed so far.
+        updating: whether the model's arrays are with a program that is to leave others.
     """
 
     def __init__(self) -> None:
         self.keep: Callable[[], None] | None = None
-        self._presses = 0
-        self._waiting = self._updating = self._terminated = False
+        self.presses = 0
+        self.updating = self._waiting = self._terminated = False
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -44,9 +46,9 @@ class Interrupts:
         self.check()  # a press in the last hook
 
     def _on_press(self, number: int, frame: Any) -> None:
-        self._presses += 1
+        self.presses += 1
         self._terminated = number == signal.SIGTERM
-        if self._waiting or self._presses > (2 if self._updating else 1):
+        if self._waiting or self.presses > (2 if self.updating else 1):
             raise self._ending()
 
     def _ending(self) -> BaseException:
@@ -54,7 +56,7 @@ class Interrupts:
 
     def check(self) -> None:
         """Where the model is whole: raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM."""
-        if self._presses:
+        if self.presses:
             if self.keep is not None:
                 self.keep()
             raise self._ending()
@@ -68,11 +70,3 @@ class Interrupts:
         finally:
             self._waiting = False
             self.check()
-
-    def whole(self, update: Callable, *arguments: Any) -> Any:
-        """The result of a function that takes the model's arrays and leaves others."""
-        self._updating = True
-        try:
-            return update(*arguments)
-        finally:
-            self._updating = False

@@ -26,6 +26,9 @@ class Executable:
         fits: whether it has been seen that the memory ought to suffice.
         tight: whether it takes most of it, so that any run may find it wanting: what another took is not free yet, say.
         keeps: whether the memory that a run works in is kept for the next one.
+        may_raise: whether a run may end in an exception: it is plain Python, calls Python, or looks for NaN. Its
+            arguments stay alive.
+        retried: whether the last run failed for want of memory, and is being tried once more.
     """
 
     function: Callable
@@ -35,16 +38,18 @@ class Executable:
     fits: bool = False
     tight: bool = False
     keeps: bool = False
+    may_raise: bool = False
+    retried: bool = False
 
     @property
     def trusted(self) -> bool:
         """Whether a run is not expected to fail for want of memory."""
         return self.proven and not self.tight
 
-    def __call__(self, *arguments: Any) -> Any:
-        if self.keeps:
-            heap.keep()
-        return self.function(*arguments)
+    @property
+    def alone(self) -> bool:
+        """Whether its steps run one at a time, each waited for."""
+        return self.may_raise or not self.trusted
 
     def steps_in(self, seconds: float) -> int:
         """How many steps take so long; at most eight times as many as have been run at once."""
@@ -67,48 +72,39 @@ class Program:
 
     Attributes:
         compile_seconds: spent on compiling so far.
+        executables: how many programs have been compiled.
     """
 
     def __init__(self, function: Callable, donate: tuple[int, ...] = (), eager: bool = False):
-        self._function, self._python = function, eager
-        self._jit = None if eager else jax.jit(function, donate_argnums=donate)
+        self._function, self._python = function, False
+        self._eager, self._donate = eager, donate
         self._executables: dict[Any, Executable] = {}
-        self.compile_seconds = 0.0
+        self.compile_seconds, self.executables = 0.0, 0
 
-    @property
-    def executables(self) -> int:
-        """How many programs have been compiled."""
-        return len(self._executables)
-
-    @property
-    def may_raise(self) -> bool:
-        """Whether a run may end in an exception: it is plain Python, calls Python, or looks for NaN.
-
-        Such a program leaves its arguments alive.
-        """
-        return self._python or checks_numbers()
-
-    def ready(self, *arguments: Any) -> bool:
-        """Whether calling with these arguments compiles nothing."""
-        return self._jit is None or _signature(arguments) in self._executables
+    def find(self, *arguments: Any) -> Executable | None:
+        """What to call for arguments of these shapes; None where it has to be compiled first."""
+        if self._eager:
+            return Executable(self._function, may_raise=True)
+        return self._executables.get(_signature(arguments))
 
     def executable(self, *arguments: Any) -> Executable:
         """What to call for arguments of these shapes; compiled at the first request."""
-        if self._jit is None:
-            return Executable(self._function)
-        key = _signature(arguments)
-        found = self._executables.get(key)
-        if found is None:
-            program_cache.keep_programs()
-            start = time.perf_counter()
-            traced = self._jit.trace(*arguments)
-            if _calls_python(traced.jaxpr.jaxpr):
-                self._python = True
-                traced = jax.jit(self._function).trace(*arguments)
-            compiled = traced.lower().compile()
-            found = self._executables[key] = Executable(compiled)
-            found.keeps = _works_in(compiled) >= heap.LARGE and heap.hold(found)
-            self.compile_seconds += time.perf_counter() - start
+        found = self.find(*arguments)
+        return self._compiled(arguments) if found is None else found
+
+    def _compiled(self, arguments: tuple) -> Executable:
+        program_cache.keep_programs()
+        start = time.perf_counter()
+        traced = jax.jit(self._function, donate_argnums=self._donate).trace(*arguments)
+        if _calls_python(traced.jaxpr.jaxpr):
+            self._python = True
+            traced = jax.jit(self._function).trace(*arguments)
+        compiled = traced.lower().compile()
+        found = Executable(compiled, may_raise=self._python or checks_numbers())
+        self._executables[_signature(arguments)] = found
+        self.executables += 1
+        found.keeps = _works_in(compiled) >= heap.LARGE and heap.hold(found)
+        self.compile_seconds += time.perf_counter() - start
         return found
 
 

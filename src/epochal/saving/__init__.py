@@ -13,6 +13,7 @@ __all__ = [
     "CustomObjectScope",
     "clone_model",
     "custom_object_scope",
+    "deserialize_keras_object",
     "get_custom_objects",
     "load_model",
     "load_weights",
@@ -20,8 +21,13 @@ __all__ = [
     "register_keras_serializable",
     "save_model",
     "save_weights",
+    "serialize_keras_object",
     "to_json",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
 
 
 CustomObjectScope = custom_object_scope

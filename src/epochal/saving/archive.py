@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "model.safetensors", "optimizer.safetensors"
-_SINGLE_FILE = (".keras", ".zip")
+SINGLE_FILE = (".keras", ".zip")  # endings of a model that is one file
 
 
-def _write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files, name -> content, as an archive without compression."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
 
 
-def _write_atomically(target: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(target: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` write a file beside `target`, which then appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
@@ -34,7 +36,8 @@ def _write_atomically(target: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where something is that may not be replaced: a folder that holds no model, never."""
     if not target.exists():
         return
     if not overwrite:
@@ -46,7 +49,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 # -- reading
 
 # What parsers, constructors and JAX raise for data that was never written by `save`, besides ValueError and OSError.
-_UNREADABLE = (
+UNREADABLE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -62,28 +65,32 @@ _UNREADABLE = (
 
 
 @contextmanager
-def _damage(source: Path, what: str) -> Iterator[None]:
+def damage(source: Path, what: str) -> Iterator[None]:
     """What goes wrong inside is said as a ValueError about the file."""
     try:
         yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         said = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{source}: {what}: {type(error).__name__}{said and ': '}{said}") from error
 
 
-def _memory() -> int:
+def memory_size() -> int:
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _reader(source: Path) -> Callable[[str], bytes]:
-    """A function from a file's name in the model to its bytes."""
+def reader_of(source: Path) -> Callable[[str], bytes]:
+    """A function from a file's name in the model to its bytes.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
     if not source.is_dir() and not source.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"No model at {source}.")
     if source.is_dir():
 
         def read(name: str) -> bytes:
-            return _reader_of_file(source / name)
+            return read_file(source / name)
 
         return read
 
@@ -95,7 +102,7 @@ def _reader(source: Path) -> Callable[[str], bytes]:
                 if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # ours are; others may blow up in memory
                     raise ValueError(f"{source}: {name} is compressed; epochal writes models uncompressed.")
                 return archive.read(name)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"{source} is not a model saved by epochal: {error}. Expected what save() wrote; load_weights() reads "
                 "weights alone."
@@ -104,7 +111,12 @@ def _reader(source: Path) -> Callable[[str], bytes]:
     return read_member
 
 
-def _reader_of_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"No file {path}.")
     return path.read_bytes()

@@ -18,19 +18,19 @@ from epochal.layers.base.tree import tracked
 from epochal.layers.base.weights import draw, weights_given_later
 from epochal.registry.serialize import deserialize, serialize
 from epochal.saving.archive import (
-    _SINGLE_FILE,
-    _UNREADABLE,
     CONFIG,
     OPTIMIZER,
+    SINGLE_FILE,
+    UNREADABLE,
     WEIGHTS,
-    _check_target,
-    _damage,
-    _memory,
-    _reader,
-    _write_atomically,
-    _write_zip,
+    check_target,
+    damage,
+    memory_size,
+    reader_of,
+    write_atomically,
+    write_zip,
 )
-from epochal.saving.weight_files import _put_weights, _safetensors, _tensors, _weights
+from epochal.saving.weight_files import as_safetensors, put_weights, tensors_in, weights_as_bytes
 
 FORMAT = 1
 
@@ -51,12 +51,12 @@ def save_model(model: Any, path: str | Path, overwrite: bool = True) -> None:
         ValueError: the model has no weights yet.
     """
     target = Path(path)
-    _check_target(target, overwrite)
-    if model._training.inputs is None:
+    check_target(target, overwrite)
+    if model.input_specs is None:
         raise ValueError(f"Model {model.name!r} is not built: train it, or give its first layer input_shape.")
     files = _model_files(model)
-    if target.suffix in _SINGLE_FILE:
-        _write_atomically(target, lambda temporary: _write_zip(temporary, files))
+    if target.suffix in SINGLE_FILE:
+        write_atomically(target, lambda temporary: write_zip(temporary, files))
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -84,19 +84,19 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
         ValueError: it holds no model, a damaged one, or one of a newer format.
     """
     source = Path(path)
-    read = _reader(source)
+    read = reader_of(source)
     config = _read_config(read(CONFIG), source)
     with weights_given_later() as missing:  # whatever sizes the description tells: only those of the file take memory
         model = _model_of(config, source, custom_objects)
-        _put_weights(model, _tensors(read(WEIGHTS), source / WEIGHTS), str(source))
+        put_weights(model, tensors_in(read(WEIGHTS), source / WEIGHTS), str(source))
     given = {id(item.variable) for item in tracked(model)}
     draw([item for item in missing if id(item.variable) not in given])
     if compile and config.get("compile") is not None:
-        with _damage(source, "its compile arguments cannot be used"):
+        with damage(source, "its compile arguments cannot be used"):
             model.compile(**deserialize(config["compile"], custom_objects))
         if config.get("optimizer_state"):
-            tensors = _tensors(read(OPTIMIZER), source / OPTIMIZER)
-            with _damage(source, "its optimizer's state cannot be used"):
+            tensors = tensors_in(read(OPTIMIZER), source / OPTIMIZER)
+            with damage(source, "its optimizer's state cannot be used"):
                 _restore_optimizer(model, tensors)
     return model
 
@@ -129,7 +129,7 @@ def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None =
     with weights_given_later() as missing:
         model = _model_of(config, source, custom_objects)
     size = sum(math.prod(item.shape) * jnp.dtype(item.dtype).itemsize for item in missing)
-    if size > _memory():
+    if size > memory_size():
         raise ValueError(f"{source} describes weights of {size / 2**30:,.0f} GiB, more than this machine's memory.")
     draw(missing)
     return model
@@ -163,41 +163,25 @@ def clone_model(model: Any, clone_function: Callable[[Any], Any] | None = None) 
 
 
 def _model_files(model: Any) -> dict[str, bytes]:
-    training = model._training
-    compile_arguments = None
     files: dict[str, bytes] = {}
-    if training.recipe is not None:
-        recipe = training.recipe
-        compile_arguments = serialize(
-            {
-                "optimizer": training.optimizer,
-                "loss": recipe.loss,
-                "metrics": recipe.metrics,
-                "loss_weights": recipe.loss_weights,
-                "weighted_metrics": recipe.weighted_metrics,
-                "run_eagerly": training.eager,
-                "steps_per_execution": training.steps_per_execution,
-                "on_nonfinite": training.on_nonfinite,
-                "micro_batch_size": training.micro_batch_size,
-            }
-        )
-    state = training.optimizer.state if training.optimizer is not None else None
-    if state is not None and training.has_optimizer_state:
+    arguments, state = model.compile_arguments, model.optimizer_state
+    compile_arguments = None if arguments is None else serialize(arguments)
+    if state is not None:
         leaves = jax.tree.leaves(state)
-        files[OPTIMIZER] = _safetensors({f"{i:05d}": leaf for i, leaf in enumerate(leaves)})
+        files[OPTIMIZER] = as_safetensors({f"{i:05d}": leaf for i, leaf in enumerate(leaves)})
     config = {**_description(model), "compile": compile_arguments, "optimizer_state": OPTIMIZER in files}
-    return {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: _weights(model), **files}
+    return {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: weights_as_bytes(model), **files}
 
 
 def _description(model: Any) -> dict[str, Any]:
-    inputs = jax.tree.map(lambda s: {"shape": list(s.shape[1:]), "dtype": s.dtype.name}, model._training.inputs)
+    inputs = jax.tree.map(lambda s: {"shape": list(s.shape[1:]), "dtype": s.dtype.name}, model.input_specs)
     return {"format": FORMAT, "model": serialize(model), "inputs": inputs}
 
 
 def _read_config(content: bytes, source: Path) -> dict[str, Any]:
     try:
         config = json.loads(content)
-    except (ValueError, *_UNREADABLE) as error:
+    except (ValueError, *UNREADABLE) as error:
         raise ValueError(f"{source}: {CONFIG} is damaged: {error}") from error
     if isinstance(config, dict) and "class_name" in config:
         raise ValueError(
@@ -215,7 +199,7 @@ def _read_config(content: bytes, source: Path) -> dict[str, Any]:
 
 def _model_of(config: dict[str, Any], source: Path, custom_objects: Mapping[str, Any] | None) -> Any:
     """The model of a description, built if the one that was described was."""
-    with _damage(source, f"cannot make the model that {CONFIG} describes"):
+    with damage(source, f"cannot make the model that {CONFIG} describes"):
         model: Any = deserialize(config["model"], custom_objects)
         if not hasattr(model, "build_from") or isinstance(model, type):
             raise ValueError(f"{source}: expected a model in {CONFIG}, got {type(model).__name__}.")
@@ -234,14 +218,13 @@ def _read_inputs(data: Any) -> Any:
 
     try:
         return jax.tree.map(spec, data, is_leaf=is_spec)
-    except (ValueError, *_UNREADABLE) as error:
+    except (ValueError, *UNREADABLE) as error:
         raise ValueError(f"{CONFIG} is damaged: inputs {str(data)[:80]!r}") from error
 
 
 def _restore_optimizer(model: Any, tensors: list[tuple[str, np.ndarray]]) -> None:
-    model._training.start_optimizer(model._training.parts())
-    optimizer = model._training.optimizer
-    assert optimizer is not None
+    model.start_optimizer()
+    optimizer = model.optimizer
     leaves, structure = jax.tree.flatten(optimizer.state)
     if [leaf.shape for leaf in leaves] != [value.shape for _, value in tensors]:
         raise ValueError(f"{OPTIMIZER} does not fit the optimizer {type(optimizer).__name__} of model {model.name!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random as python_random
 import time
@@ -19,14 +20,18 @@ from epochal.data.examples import Examples, fingerprint
 from epochal.data.feeds.array_feed import ArrayFeed
 from epochal.data.feeds.block import Stretch
 from epochal.display.progress import Display
-from epochal.engine import out_of_memory
+from epochal.engine.loop import advance
 from epochal.engine.objective.labels import check_labels
 from epochal.engine.objective.objective import Objective
+from epochal.engine.out_of_memory import prepared
+from epochal.engine.pacing import AllSteps
 from epochal.engine.runners import TestRunner, TrainRunner
+from epochal.models.input_data import Data, Traversal, prepare_fit
 from epochal.models.model import Model
-from epochal.models.trainer import Data, Way
+from epochal.models.trainer import training_of
 from epochal.random import next_seed, seed_state, set_random_seed, set_seed_state
 from epochal.registry.serialize import serialize
+from epochal.runtime.interrupts import Interrupts
 from epochal.runtime.memory import program_bytes
 
 _SILENT = Display()
@@ -78,15 +83,14 @@ class Bench:
         self._build = build_model
         self._given = (given, split, validation_data)
         self.model, first_seed, examples, held_out = self._made(seeds[0])
-        training = self.model._training
-        self.steps = training.steps(examples, training.recipe)
-        check_labels(self.steps, examples)
-        check_labels(self.steps, held_out)
-        self.parts, self.optimizer = self.steps.parts, training.optimizer
+        training = training_of(self.model)
+        self.programs = training.steps(examples, training.ready_to("batch_size_study"))
+        check_labels(self.programs.objective, examples)
+        check_labels(self.programs.objective, held_out)
+        self.parts, self.optimizer = self.programs.parts, self.programs.optimizer
         training.start_optimizer(self.parts)
         self.rate = _rate_of(self.optimizer)
-        objective = self.steps.objective
-        assert objective is not None
+        objective = self.programs.objective
         self._exact_tail = not (objective.row_independent and self.parts.row_independent)
         self.identity = self._identity(examples, held_out)
         self.examples, self.held_out = _on_device(examples), _on_device(held_out)
@@ -107,20 +111,20 @@ class Bench:
         model = self._build()
         if not isinstance(model, Model):
             raise TypeError(f"Expected build_model() to return an epochal.Model, got {type(model).__name__}.")
-        model._training.ready_to("batch_size_study")
+        training_of(model).ready_to("batch_size_study")
         if model.stateful_layers():
             raise ValueError("A model with stateful=True takes batches of one size only: it cannot be studied.")
         drawn = next_seed()
         with ExitStack() as closing:
-            way = Way(batch_size="full", shuffle=True)
-            data, held_out = model._training.fit_data(given, None, way, split, validation_data, Way("full"), closing)
+            way = Traversal()
+            data, held_out = prepare_fit(training_of(model), given, None, way, split, validation_data, way, closing)
         if held_out is None or _elsewhere(data) or _elsewhere(held_out):
             raise ValueError("Expected x and y as arrays in memory, and validation_split or validation_data as such.")
         return model, drawn, data.first, held_out.first
 
     def _start_of(self, seed: int) -> Start:
         model, drawn, _, _ = self._made(seed)
-        training = model._training
+        training = training_of(model)
         parts = training.parts()
         shapes = [[(a.shape, a.dtype) for a in jax.tree.leaves(p.collect())] for p in (parts, self.parts)]
         if shapes[0] != shapes[1]:
@@ -133,13 +137,16 @@ class Bench:
 
     @staticmethod
     def _start(model: Any, seed: int) -> Start:
-        params, buffers = model._training.parts().collect()
-        return Start(*_copied((params, buffers, model._training.optimizer.state)), seed=seed)
+        params, buffers = training_of(model).parts().collect()
+        return Start(
+            *_copied((params, buffers, training_of(model).ready_to("batch_size_study").optimizer.state)), seed=seed
+        )
 
     def _identity(self, examples: Examples, held_out: Examples) -> dict[str, Any]:
         """What tells this data and this model from others."""
-        training, recipe = self.model._training, self.model._training.recipe
-        compiled = [recipe.loss, recipe.metrics, recipe.loss_weights, recipe.weighted_metrics, training.on_nonfinite]
+        given = training_of(self.model).ready_to("batch_size_study")
+        recipe = given.recipe
+        compiled = [recipe.loss, recipe.metrics, recipe.loss_weights, recipe.weighted_metrics, given.on_nonfinite]
         described = []
         for part in [self.model, self.optimizer, *compiled]:
             try:
@@ -173,39 +180,31 @@ class Bench:
         if not self.optimizer.scheduled:
             self.optimizer.learning_rate = rate
         feed = ArrayFeed(self.examples, size, True, start.seed, self._exact_tail)
-        done, seconds, waiting = 0, 0.0, iter(sorted(marks))
-        mark = next(waiting, None)
-        epoch = 0
-        while mark is not None:
-            runner = TrainRunner(self.steps, feed.padded, start.seed, epoch)
-            tally = None
-            for block, first, sizes in feed.epoch(epoch):
-                tally = runner.start(block) if tally is None else tally
-                executable = out_of_memory.prepared(runner, block, tally, _SILENT)
-                while first < len(sizes) and mark is not None:
-                    last = min(first + mark - done, len(sizes))
-                    began = time.perf_counter()
-                    executable, tally = out_of_memory.run(runner, executable, block, tally, (first, last), _SILENT)
-                    done, first = done + last - first, last
-                    if done == mark or first == len(sizes):
-                        jax.block_until_ready(self.parts.collect())
-                    seconds += time.perf_counter() - began
-                    if done == mark:
-                        yield done, seconds
-                        mark = next(waiting, None)
-            epoch += 1
+        passes = ((self._runner(feed, start.seed, epoch), feed.epoch(epoch)) for epoch in itertools.count())
+        (runner, stretches), tally, done, seconds = next(passes), None, 0, 0.0
+        for mark in sorted(marks):
+            while done < mark:
+                pacer, began, compiled = AllSteps(mark - done), time.perf_counter(), self.programs.compile_seconds
+                tally, rest = advance(runner, stretches, tally, pacer, _SILENT, Interrupts())
+                jax.block_until_ready(self.parts.collect())
+                seconds += time.perf_counter() - began - (self.programs.compile_seconds - compiled)
+                done += pacer.done
+                if rest is None:
+                    (runner, stretches), tally = next(passes), None
+                else:
+                    stretches = itertools.chain([rest], stretches)
+            yield done, seconds
+
+    def _runner(self, feed: ArrayFeed, seed: int, epoch: int) -> TrainRunner:
+        return TrainRunner(self.programs.train, feed.padded, seed, epoch)
 
     def evaluate(self) -> list[dict[str, float]]:
         """Loss and metrics of the model as it is, on a sample of the training examples and on the validation ones."""
         found = []
         for padded, stretches in self._evaluated:
-            runner, tally = TestRunner(self.steps, padded), None
-            for block, first, sizes in stretches:
-                tally = runner.start(block) if tally is None else tally
-                executable = out_of_memory.prepared(runner, block, tally, _SILENT)
-                _, tally = out_of_memory.run(runner, executable, block, tally, (first, len(sizes)), _SILENT)
-            assert tally is not None
-            found.append(runner.read(tally))
+            runner = TestRunner(self.programs.test, padded)
+            tally, _ = advance(runner, stretches, None, AllSteps(), _SILENT, Interrupts())
+            found.append({} if tally is None else runner.read(tally))
         return found
 
     def _blocks(self, examples: Examples) -> tuple[bool, list[Stretch]]:
@@ -215,9 +214,9 @@ class Bench:
     def memory(self, size: int) -> int | None:
         """Bytes that a training step takes, arguments, results and what it needs in between; None if not known."""
         feed = ArrayFeed(self.examples, size, True, 0, self._exact_tail)
-        runner = TrainRunner(self.steps, feed.padded, 0, 0)
+        runner = TrainRunner(self.programs.train, feed.padded, 0, 0)
         block = next(iter(feed.epoch(0))).block
-        compiled = out_of_memory.prepared(runner, block, runner.start(block), _SILENT).function
+        compiled = prepared(runner, block, runner.start(block), _SILENT).function
         return program_bytes(compiled) if hasattr(compiled, "memory_analysis") else None  # plain Python has none
 
 

@@ -14,7 +14,7 @@ from epochal.display.curves import PLATEAU, TRAIN, VALIDATION
 from epochal.study.statistics import Judge
 
 _INK = "#010203"  # stands for the page's own colour of text
-_SIZE = (4.6, 3.3)  # inches; 442 pixels on the page, so that letters are as large on a telephone
+PANEL_SIZE = (4.6, 3.3)  # inches; 442 pixels on the page, so that letters are as large on a telephone
 
 
 class Panel(NamedTuple):
@@ -286,7 +286,7 @@ def svg(panel: Panel, study: Any, number: int) -> str:
     inked = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     settings: dict[Any, Any] = {**inked, "svg.fonttype": "none", "svg.hashsalt": f"epochal-{number}", "font.size": 9}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=_SIZE, layout="constrained", facecolor="none")
+        figure = Figure(figsize=PANEL_SIZE, layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
         panel.draw(axes, study)

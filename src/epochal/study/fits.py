@@ -200,7 +200,7 @@ class Fits:
             return
         examples = self._bench.examples
         rows = np.sort(np.random.default_rng(1).permutation(examples.n)[:PROBED])
-        surface = Surface(self._bench.steps, sampled(examples, rows), self._bench.parts.collect()[0])
+        surface = Surface(self._bench.programs.test.step, sampled(examples, rows), self._bench.parts.collect()[0])
         for size, fit in firsts.items():
             self.probes[size] = self._kept(
                 {"probe": size, "rate": fit["rate"], "seed": fit["seed"], "level": level},

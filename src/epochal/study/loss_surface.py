@@ -15,8 +15,7 @@ from jax import lax
 
 from epochal.data.examples import Examples
 from epochal.data.feeds.block import Batch
-from epochal.engine.programs import Steps
-from epochal.tracing import forward_pass
+from epochal.engine.step import TestStep
 
 KESKAR_RADIUS = 1e-3  # Keskar et al. 2017, epsilon
 ADAPTIVE_RADIUS = 1e-2  # of every weight's own size
@@ -43,12 +42,12 @@ class Surface:
     Weights and gradients are vectors here: all arrays in their order, one behind the other.
 
     Args:
-        steps: the model's programs.
+        step: a step of evaluation of the model.
         examples: on the device.
         params: weights, for their shapes.
     """
 
-    def __init__(self, steps: Steps, examples: Examples, params: Sequence[Any]):
+    def __init__(self, step: TestStep, examples: Examples, params: Sequence[Any]):
         self.n = examples.n
         self._data = (examples.x, examples.y, examples.weight)
         pivot = jax.tree.map(lambda a: a[:1], examples.y)
@@ -61,10 +60,7 @@ class Surface:
             x, y, weight = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), data)
             m = rows.shape[0]
             batch = Batch(x, y, weight, None, jnp.float32(m), rows.astype(jnp.uint32), pivot)
-            call = steps.call(batch, None)
-            with forward_pass.calling(call):
-                module, predictions, _ = steps.forward(params, buffers, batch.x, call)
-                return steps.total_loss(module, predictions, batch, call)
+            return step.loss(params, buffers, batch, step.call(batch, None))[0]
 
         def scatter(vector: Any, buffers: Any, data: Any, table: Any, mean: Any) -> Any:
             def one(rows: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from epochal.study import figures
-from epochal.study.figures import _SIZE, Panel
+from epochal.study.figures import PANEL_SIZE, Panel
 from epochal.study.sentences import duration, number
 
 
@@ -15,11 +15,9 @@ def overview(study: Any) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from epochal.study.panels import panels
-
     shown = panels(study)
     lines = -(-len(shown) // 3)
-    figure = Figure(figsize=(3 * _SIZE[0], lines * _SIZE[1]), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3 * PANEL_SIZE[0], lines * PANEL_SIZE[1]), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for i, panel in enumerate(shown, start=1):
         axes = figure.add_subplot(lines, 3, i)

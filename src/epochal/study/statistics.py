@@ -78,7 +78,8 @@ def best_rate(fits: Sequence[Fit], protocol: Protocol, reading: str, judge: Judg
     ranked = []
     for fit in fits:
         if reading == TARGET:
-            assert target is not None
+            if target is None:
+                raise ValueError("Expected a target to read fits at, got None.")
             place: Any = updates_to(fit, target, judge)
         else:
             at = budget(protocol, reading, fit["size"])
@@ -132,7 +133,7 @@ def seconds_per_step(fits: Sequence[Fit]) -> float | None:
 
 
 def plateau_epoch(fit: Fit, protocol: Protocol, judge: Judge) -> int | None:
-    """The epoch from which on the validation value gains at most 2 % of all it gained; see `report.plateau`."""
+    """The epoch from which on the validation value gains at most 2 % of all it gained; see `curves.plateau`."""
     per_epoch = protocol.per_epoch(fit["size"])
     epochs = [(u // per_epoch, v) for u, v in zip(fit["updates"], fit[judge.key], strict=True) if u % per_epoch == 0]
     epochs = [(e, v) for e, v in epochs if e <= protocol.epochs]

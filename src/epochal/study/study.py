@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epochal.critical_batch import fit_steps_to_target
 from epochal.study.bench import Bench, seeds_put_back
 from epochal.study.fits import Fits, Progress
+from epochal.study.page import page
+from epochal.study.panels import overview
 from epochal.study.protocol import Protocol, protocol_of
 from epochal.study.results import Store
+from epochal.study.sentences import terminal_table
 from epochal.study.statistics import Fit, Judge, row
 
 Checked = Any
@@ -168,8 +172,6 @@ class Study:
             a `critical_batch.StepsToTarget`: `value` (B), its 95 % interval `low` … `high`, `min_steps` (S_min). Sizes
             that missed the target with a seed are left out; None where fewer than three are left.
         """
-        from epochal.critical_batch import fit_steps_to_target
-
         rows = [row for row in self.table if row["all_at_target"]]
         if len(rows) < 3:
             return None
@@ -182,8 +184,6 @@ class Study:
 
     def plot(self, path: str | Path | None = None) -> Any:
         """All pictures of the report in one matplotlib `Figure`, written to `path` if that is given."""
-        from epochal.study.panels import overview
-
         figure = overview(self)
         if path is not None:
             figure.savefig(path)
@@ -198,8 +198,6 @@ class Study:
         Returns:
             the path of the page.
         """
-        from epochal.study.page import page
-
         target = self.out if folder is None else Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         self.to_csv(target / CSV)
@@ -216,6 +214,4 @@ class Study:
             writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in table)
 
     def __str__(self) -> str:
-        from epochal.study.sentences import terminal_table
-
         return terminal_table(self)

@@ -35,7 +35,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         lineno=frame.f_lineno,
         module=names.get("__name__") or "<string>",
         registry=names.setdefault("__warningregistry__", {}),
-        module_globals=names,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from epochal.tables.table import Column, InputError
+from epochal.support.errors import InputError
+from epochal.tables.table import Column
 
 MAX_CATEGORIES = 50
 _ID_NAME = re.compile(r"(^|[_\W])(id|index|idx|uuid|guid|rowid|row|rownum)$|^unnamed|^$|^column_1$", re.IGNORECASE)

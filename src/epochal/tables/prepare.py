@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from epochal.support.errors import InputError
 from epochal.tables.encoders import check_unmixed
 from epochal.tables.preprocessing import Preprocessing, fit_preprocessing
 from epochal.tables.split import split_rows
-from epochal.tables.table import InputError, Table, no_such
+from epochal.tables.table import Table, no_such
 from epochal.tables.target import Task, choose_target, detect_task, fit_target
 
 MIN_ROWS = 10

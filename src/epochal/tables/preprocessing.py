@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from epochal.support.errors import InputError
 from epochal.tables.encoders import Encoder, encoder_from_json, encoder_to_json, fit_encoder, looks_like_id
-from epochal.tables.table import InputError, Table
+from epochal.tables.table import Table
 from epochal.tables.target import Target
 
 FILE = "preprocessing.json"

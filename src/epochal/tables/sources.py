@@ -6,6 +6,7 @@ scikit-learn and polars (extra `data`) are imported where they are used, so that
 from __future__ import annotations
 
 import difflib
+import importlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from epochal.tables.table import Column, InputError, Table, column_of, no_such
+from epochal.support.errors import InputError
+from epochal.tables.table import Column, Table, column_of, no_such
 
 BUNDLED = ("digits", "diabetes", "breast_cancer", "iris", "wine")
 EXTENSIONS = (".csv", ".parquet", ".npz")
@@ -68,8 +70,6 @@ def _neighbours(path: Path) -> str:
 
 def _extra(module: str) -> Any:
     """Imports a module of the extra `data`, or says how to install it."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from epochal.tables.table import InputError
+from epochal.support.errors import InputError
 
 _BINS = 10  # a number to be predicted is spread over the two parts by tenths of its rows
 

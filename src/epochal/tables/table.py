@@ -9,11 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from epochal.support.errors import InputError
+
 Kind = Literal["number", "integer", "boolean", "text", "date", "other"]
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)

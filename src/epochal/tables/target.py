@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from epochal.tables.table import Column, InputError, Table, no_such
+from epochal.support.errors import InputError
+from epochal.tables.table import Column, Table, no_such
 
 Task = Literal["classification", "regression"]
 _USUAL = ("target", "label", "y", "class")

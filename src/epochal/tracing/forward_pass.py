@@ -36,6 +36,7 @@ class Call:
         adders: names of the layers that have called `add_loss`.
         objective: (y, y_pred, sample_weight) -> the compiled loss of the batch, penalties included; None outside of a
             model's own step.
+        default_step: (state, batch) -> (state, logs), what `train_step` is without an override; None outside of one.
     """
 
     training: bool = False
@@ -49,6 +50,7 @@ class Call:
     losses: list[Array] = field(default_factory=list)
     adders: list[str] = field(default_factory=list)
     objective: Callable[[Any, Any, Any], Array] | None = None
+    default_step: Callable[[Any, Any], tuple[Any, dict[str, Any]]] | None = None
 
 
 _current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("epochal_call", default=None)

@@ -26,3 +26,7 @@ __all__ = [
     "timeseries_dataset_from_array",
     "to_categorical",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

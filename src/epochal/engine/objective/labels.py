@@ -9,9 +9,8 @@ from epochal.data.examples import Examples
 from epochal.engine.objective.objective import Objective
 
 
-def check_labels(objective: Objective | None, *parts: Examples | None) -> None:
+def check_labels(objective: Objective, *parts: Examples | None) -> None:
     """Class numbers that the model has no output for are refused: in compiled code they would go unnoticed."""
-    assert objective is not None
     for examples in parts:
         for i, (output, loss) in enumerate(zip(objective.outputs, objective.losses, strict=True)):
             if examples is not None and examples.y is not None and loss is not None and output.prediction.shape:

@@ -18,7 +18,7 @@ from epochal.data.feeds.block import Batch
 from epochal.engine.objective.loss_sums import CountsNeeded, LossSums, WholeOnly, combined, loss_sums
 from epochal.engine.objective.outputs import Output, naming, widened
 from epochal.engine.objective.recipe import Recipe, per_output_losses, per_output_metrics, per_output_weights
-from epochal.engine.objective.tally import Tally, _mean, _number, accumulate, chosen
+from epochal.engine.objective.tally import Tally, accumulate, as_number, chosen, mean_of_sums
 from epochal.support.types import Logs
 from epochal.tracing.masks import get_mask
 
@@ -31,6 +31,51 @@ class _Measure:
     metric: metrics.Metric
     output: int
     weighted: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How additive statistics lie in one float32 vector: label by label, each a pytree of arrays.
+
+    Attributes:
+        labels: in their order.
+        structure, shapes: of the statistics as a list.
+    """
+
+    labels: tuple[str, ...]
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], sums: Mapping[str, Any]) -> Layout:
+        """The layout of statistics like these, arrays or shapes."""
+        present = tuple(label for label in labels if label in sums)
+        leaves, structure = jax.tree.flatten([sums[label] for label in present])
+        return cls(present, structure, tuple(tuple(leaf.shape) for leaf in leaves))
+
+    @property
+    def width(self) -> int:
+        """k, the length of the vector."""
+        return sum(map(math.prod, self.shapes))
+
+    def pack(self, sums: Mapping[str, Any]) -> Array:
+        """The statistics as a vector, shape (k,)."""
+        leaves = jax.tree.leaves([sums[label] for label in self.labels])
+        return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
+
+    def unpack(self, vector: np.ndarray) -> dict[str, Any]:
+        """The statistics of a vector on the host."""
+        leaves, start = [], 0
+        for shape in self.shapes:
+            size = math.prod(shape)
+            leaves.append(vector[start : start + size].reshape(shape))
+            start += size
+        return dict(zip(self.labels, jax.tree.unflatten(self.structure, leaves), strict=True))
+
+    def zeros(self) -> dict[str, Any]:
+        """Statistics of nothing, inside a trace."""
+        leaves = jax.tree.unflatten(self.structure, [jnp.zeros(shape) for shape in self.shapes])
+        return dict(zip(self.labels, leaves, strict=True))
 
 
 class Objective:
@@ -64,6 +109,7 @@ class Objective:
         self.reported = list(self.labels)
         used = [*self.losses, *[m.metric for m in self.measures]]
         self.row_independent = all(_is_ours(item) for item in used if item is not None)
+        self.layout: Layout | None = None  # of steps that run as plain Python: known at their first batch
         self.start = self._lay_out() if traced else Tally(np.zeros((2, 0), np.float32), {})
 
     def _lay_out(self) -> Tally:
@@ -75,15 +121,14 @@ class Objective:
             if not m.metric.additive
         }
 
-        def packed(targets: Any, predictions: Any) -> Array:
+        def statistics(targets: Any, predictions: Any) -> dict[str, Any]:
             size = jnp.float32(predictions[0].shape[0])
             batch = Batch(None, targets, None, None, size, jnp.zeros(predictions[0].shape[0], jnp.uint32))
             self.loss(predictions, batch)  # refuses targets that do not fit
-            nothing = Tally(np.zeros((2, 0), np.float32), states)
-            return self.measure(predictions, batch, jnp.zeros(()), nothing).sums[0]
+            return self._measured(predictions, batch, jnp.zeros(()), states)[0]
 
-        width = jax.eval_shape(packed, targets, predictions).shape[0]
-        return Tally(np.zeros((2, width), np.float32), states)
+        self.layout = Layout.of(self.labels, jax.eval_shape(statistics, targets, predictions))
+        return Tally(np.zeros((2, self.layout.width), np.float32), states)
 
     def _check_targets(self) -> None:
         for output, loss in zip(self.outputs, self.losses, strict=True):
@@ -187,9 +232,21 @@ class Objective:
             tally: before the batch.
             left_out: whether the batch counts for nothing, a bool scalar; None: it counts.
         """
+        sums, states = self._measured(predictions, batch, total, tally.states, left_out)
+        return self._added(tally, sums, states, left_out)
+
+    def _measured(
+        self,
+        predictions: Sequence[Array],
+        batch: Batch,
+        total: Array,
+        states: Mapping[str, Any],
+        left_out: Array | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Label -> sums of losses and metrics of a batch, and label -> new state of those that are no sums."""
         losses = {"loss": total, **(self.loss(predictions, batch)[1] if any(self.loss_labels) else {})}
-        sums, states = self._statistics(predictions, batch, tally.states, left_out)
-        return self._added(tally, {**_loss_statistics(losses, batch.size), **sums}, states, left_out)
+        sums, after = self._statistics(predictions, batch, states, left_out)
+        return {**_loss_statistics(losses, batch.size), **sums}, after
 
     def measure_piece(self, predictions: Sequence[Array], piece: Batch, tally: Tally) -> Tally:
         """The tally after a piece of a batch, with all but its losses."""
@@ -199,13 +256,14 @@ class Objective:
 
     def measure_losses(self, losses: Mapping[str, Array], size: Array, tally: Tally) -> Tally:
         """The tally after the pieces of a batch of this size, with the batch's losses by label."""
-        structure, shapes = self._layout
-        nothing = jax.tree.unflatten(structure, [jnp.zeros(shape) for shape in shapes])
-        sums = {**dict(zip(self._packed, nothing, strict=True)), **_loss_statistics(losses, size)}
-        return self._added(tally, sums, tally.states)
+        if self.layout is None:
+            raise RuntimeError("The losses of a batch were measured before its micro-batches.")
+        return self._added(tally, {**self.layout.zeros(), **_loss_statistics(losses, size)}, tally.states)
 
     def _added(self, tally: Tally, sums: dict[str, Any], states: dict[str, Any], left_out: Any = None) -> Tally:
-        packed = self._pack(sums)
+        if self.layout is None:
+            self.layout = Layout.of(self.labels, sums)
+        packed = self.layout.pack(sums)
         before = tally.sums if tally.sums.size else jnp.zeros((2, packed.shape[0]))
         return tally._replace(sums=accumulate(before, packed, left_out), states=states)
 
@@ -254,35 +312,23 @@ class Objective:
     def _per_output(self, values: Any) -> list[Any]:
         return list(values) if values is not None else [None] * len(self.outputs)
 
-    # -- sums as one array, read on the host
-
-    def _pack(self, sums: dict[str, Any]) -> Array:
-        """All additive statistics as one float32 vector, shape (k,)."""
-        self._packed = [label for label in self.labels if label in sums]
-        leaves, structure = jax.tree.flatten([sums[label] for label in self._packed])
-        self._layout = (structure, [leaf.shape for leaf in leaves])
-        return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
+    # -- on the host
 
     def read(self, tally: Tally) -> Logs:
-        """The reported numbers of a tally. Waits for the device."""
-        structure, shapes = self._layout
+        """The reported numbers of a tally, {} before any batch. Waits for the device."""
+        if self.layout is None:
+            return {}
         high, low = np.asarray(tally.sums).astype(np.float64)
-        flat = high + low
-        leaves, start = [], 0
-        for shape in shapes:
-            size = math.prod(shape)
-            leaves.append(flat[start : start + size].reshape(shape))
-            start += size
-        sums = dict(zip(self._packed, jax.tree.unflatten(structure, leaves), strict=True))
+        sums = self.layout.unpack(high + low)
         metrics_by_label = {m.label: m.metric for m in self.measures}
         logs: Logs = {}
         for label in self.labels:
             if label not in metrics_by_label:
-                logs[label] = _mean(sums[label])
+                logs[label] = mean_of_sums(sums[label])
                 continue
             metric = metrics_by_label[label]
             value = metric.value(sums[label] if metric.additive else tally.states[label])
-            logs.update(value if isinstance(value, Mapping) else {label: _number(value)})
+            logs.update(value if isinstance(value, Mapping) else {label: as_number(value)})
         self.reported = list(logs)
         return logs
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +27,126 @@ class Tally(NamedTuple):
     Attributes:
         sums: (2, k), the additive statistics as a high and a low part, see `accumulate`.
         states: label -> state of each metric that is not a sum, such as a user's own with `update_state`.
-        skips: what is known of updates left out, a `nonfinite.Record`; None where none are.
-        noise: (2, 7), what `critical_batch.moments_of_batches` takes, of batches that are run in pieces, as a high and
-            a low part; None where nobody asks.
+        entries: name -> value of each `Entry` of a training pass.
     """
 
     sums: Array | np.ndarray
     states: dict[str, Any]
-    skips: Any = None
-    noise: Any = None
+    entries: dict[str, Any] = {}  # noqa: RUF012  (a default that nothing writes to)
+
+
+class Update(NamedTuple):
+    """What an entry may look at in an update, inside a trace.
+
+    Attributes:
+        size: (), examples in the batch.
+        loss: (), what was minimised; None where the model has a `train_step` of its own.
+        gradients: of the loss, one array per parameter; empty where the model has a `train_step` of its own.
+        skipped: (), whether the update is left out; None where none ever is.
+        broken: (), whether the update is not finite; None where that is not asked.
+        flags: (k,), which of the values that are judged are not finite; None where that is not asked.
+        unpenalized: the gradients without the regularizers' part, of a batch that was split; else empty.
+        count: how many micro-batches the batch was split into; None: it was not.
+        pieces: name -> what an entry has accumulated over the micro-batches.
+    """
+
+    size: Array
+    loss: Array | None
+    gradients: Sequence[Array]
+    skipped: Array | None = None
+    broken: Array | None = None
+    flags: Array | None = None
+    unpenalized: Sequence[Array] = ()
+    count: Array | None = None
+    pieces: Mapping[str, Any] = {}
+
+
+class Pass(NamedTuple):
+    """A training pass as an entry is told of it on the host.
+
+    Attributes:
+        feed: what it goes over; finds a batch's rows.
+        epoch: its epoch, from 0; None for a batch of `train_on_batch`.
+        width: rows per micro-batch; None where batches are whole.
+    """
+
+    feed: Any
+    epoch: int | None
+    width: int | None
+
+
+class Entry(abc.ABC):
+    """A statistic of training that is carried along on the device: how it begins, and what an update adds.
+
+    It is split, checkpointed, restored and replayed with the pass. A callback hands one over as `entry()`.
+
+    Attributes:
+        name: its key in `Tally.entries` and in checkpoints.
+        sampled: whether it is added to in one of `period` updates only; the others then run in loops without it.
+        sees_skipped: whether updates that are left out are added too.
+    """
+
+    name: str
+    sampled = False
+    sees_skipped = False
+
+    @abc.abstractmethod
+    def start(self, done: int = 0) -> Any:
+        """The value, a pytree of arrays, behind `done` batches of which nothing is known."""
+
+    @abc.abstractmethod
+    def add(self, value: Any, update: Update) -> Any:
+        """The value after an update; pure. Where the update is skipped, the value before it is kept."""
+
+    def period(self, width: int | None) -> int:
+        """It is added to in one of so many updates of batches in micro-batches of `width` rows; 0: in none."""
+        return 1
+
+    def trace_key(self, width: int | None) -> Hashable:
+        """What decides the compiled code of `add` and `add_piece`; equal keys share programs."""
+        return self
+
+    def start_piece(self) -> Any:
+        """What is accumulated over a batch's micro-batches, before the first; None: nothing."""
+        return None
+
+    def add_piece(self, carry: Any, gradients: Sequence[Array], rows: Array, size: Array) -> Any:
+        """`carry` after a micro-batch of `rows` examples of a batch of `size`; `gradients` are its part of the sum."""
+        return carry
+
+    def check(self, value: Any, place: Pass) -> None:  # noqa: B027  (most entries have nothing to check)
+        """Called on the host while a pass runs; may raise to end training."""
+
+    def end(self, value: Any, place: Pass) -> Logs:
+        """Called on the host at the end of a pass: what is to be among the epoch's logs."""
+        return {}
+
+    def joined(self, other: Entry) -> Entry:
+        """One entry for this and another of the same name.
+
+        Raises:
+            ValueError: they cannot be one.
+        """
+        raise ValueError(f"Expected entries of different names, got two called {self.name!r}.")
+
+
+def added(entries: Mapping[str, Entry], values: Mapping[str, Any], update: Update, sampled: bool) -> dict[str, Any]:
+    """The values of a tally's entries after an update.
+
+    Args:
+        entries: by name, those that the program knows.
+        values: before the update; entries without one are left out.
+        update: what has come of it.
+        sampled: whether this update is among those that sampled entries look at.
+    """
+    after = dict(values)
+    for name, value in values.items():
+        entry = entries.get(name)
+        if entry is None or (entry.sampled and not sampled):
+            continue
+        new, skipped = entry.add(value, update), None if entry.sees_skipped else update.skipped
+        after[name] = new if skipped is None else chosen(skipped, value, new)
+    return after
 
 
 class Means:
@@ -67,11 +179,11 @@ class Means:
         }
 
 
-def _mean(sums: Mapping[str, np.ndarray]) -> float:
+def mean_of_sums(sums: Mapping[str, np.ndarray]) -> float:
     return float(sums["total"] / sums["count"]) if sums["count"] else math.nan  # every batch was left out
 
 
-def _number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     array = np.asarray(value)
     return float(array) if array.ndim == 0 else array
 

@@ -14,7 +14,7 @@ from epochal.tracing import forward_pass
 
 
 def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
-    """What `layer` returns for `inputs`, by `scope.shapes_of`; builds what is not built yet, and changes nothing else.
+    """What `layer` returns for `inputs`, by `forward_pass.shapes_of`. Builds what is not built, changes nothing else.
 
     Meanwhile weights that have no values yet are NumPy placeholders.
     """
@@ -24,21 +24,21 @@ def abstract_call(layer: nnx.Module, *inputs: Any) -> Any:
         with forward_pass.calling(forward_pass.Call()):
             return layer(*arguments)  # pyright: ignore[reportCallIssue]
 
-    with weights_in_one_draw(), _flax_in_inference(layer):
+    with weights_in_one_draw(), flax_in_inference(layer):
         found = forward_pass.shapes_of(forward, *inputs)
-        if _left_unbuilt(layer):
-            forward_pass.shapes_of(_dry(layer), *inputs)
+        if left_unbuilt(layer):
+            forward_pass.shapes_of(dry_call(layer), *inputs)
         for variable, value in before:  # weights that are made here are drawn after the call
             variable.set_raw_value(value)
         return found
 
 
-def _left_unbuilt(module: nnx.Module) -> bool:
+def left_unbuilt(module: nnx.Module) -> bool:
     """Whether a call in inference left layers unbuilt, which a call in training may reach."""
     return any(isinstance(part, Node) and not part.built for part in walk(module))
 
 
-def _dry(layer: Any) -> Callable:
+def dry_call(layer: Any) -> Callable:
     """A call in training that builds layers and leaves all arrays alone."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ def _dry(layer: Any) -> Callable:
 
 
 @contextlib.contextmanager
-def _flax_in_inference(module: nnx.Module) -> Iterator[None]:
+def flax_in_inference(module: nnx.Module) -> Iterator[None]:
     """Flax modules in `module` change nothing of their own inside: no statistics, no random counts."""
     flags = ("deterministic", "use_running_average")
     parts = [part for outer in flax_modules(module) for _, part in nnx.iter_modules(outer)]

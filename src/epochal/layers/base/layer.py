@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 
 from epochal import initializers, mixed_precision, regularizers
-from epochal.layers.base.building import _dry, _flax_in_inference, _left_unbuilt
+from epochal.layers.base.building import dry_call, flax_in_inference, left_unbuilt
 from epochal.layers.base.inputs import as_input, is_numbers
 from epochal.layers.base.tree import Node, Tracked, children, tracked
 from epochal.layers.base.weights import (
@@ -62,7 +62,7 @@ class Layer(Configurable, Node):
     _saved_family = "layers"
 
     # Whether row i of the output depends on row i of the input alone, or on other rows only through means that leave
-    # padding out (`scope.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
+    # padding out (`forward_pass.Call.rows`). True for epochal's own layers; a user's class is not assumed to be.
     padding_safe = False
     # Whether a row's output in training depends on the other rows of the batch all the same, padding left out.
     across_batch = False
@@ -95,12 +95,12 @@ class Layer(Configurable, Node):
         self._trainable = bool(trainable)
         self._output_shape: Any = None
         self._last_call = LastCall()
-        self._place = ""  # where the layer is in the model that is trained, see `state.name_places`
+        self._place = ""  # where the layer is in the model that is trained, see `tree.name_places`
         if batch_input_shape is not None:
             input_shape = tuple(batch_input_shape)[1:]
         elif input_dim is not None:
             input_shape = (input_dim,)
-        self._given_input_shape = None if input_shape is None else tuple(input_shape)
+        self.given_input_shape = None if input_shape is None else tuple(input_shape)
 
     # -- what a subclass writes
 
@@ -299,28 +299,38 @@ class Layer(Configurable, Node):
             with forward_pass.calling(forward_pass.Call()):
                 return self(*a, **k)
 
-        with weights_in_one_draw(later=True), _flax_in_inference(self):
+        with weights_in_one_draw(later=True), flax_in_inference(self):
             if not self.built:
                 self._build_now(jax.tree.map(lambda a: a.shape, x))
             found = infer(forward, (x, *args), kwargs)
-            if _left_unbuilt(self):
-                infer(_dry(self), (x, *args), kwargs)
+            if left_unbuilt(self):
+                infer(dry_call(self), (x, *args), kwargs)
             return found
 
     @property
     def input(self) -> Any:
         """The symbolic tensor(s) that the layer was last called on."""
-        return self._last_symbolic_call().inputs
+        return self.last_symbolic_call().inputs
 
     @property
     def output(self) -> Any:
         """The symbolic tensor(s) that the layer last returned."""
-        return self._last_symbolic_call().outputs
+        return self.last_symbolic_call().outputs
 
-    def _last_symbolic_call(self) -> SymbolicCall:
+    def last_symbolic_call(self) -> SymbolicCall:
+        """The layer's last call on symbolic tensors.
+
+        Raises:
+            AttributeError: there was none.
+        """
         if self._last_call.tensors is None:
             raise AttributeError(f"Layer {self.name!r} was never called on an Input: it has no tensors.")
         return self._last_call.tensors
+
+    def offer_symbolic_call(self, call: SymbolicCall) -> None:
+        """Takes `call` for the layer's last call on symbolic tensors, unless there was one."""
+        if self._last_call.tensors is None:
+            self._last_call.tensors = call
 
     def _ensure_built(self, x: Any) -> None:
         traced = any(isinstance(a, Tracer) for a in jax.tree.leaves(x))
@@ -379,10 +389,14 @@ class Layer(Configurable, Node):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
+        self.set_own_trainable(value)
         for child in children(self):
             if isinstance(child, Layer):
                 child.trainable = value
+
+    def set_own_trainable(self, value: bool) -> None:
+        """Sets `trainable` of this layer alone: the layers in it keep flags of their own."""
+        self._trainable = bool(value)
 
     @property
     def weights(self) -> list[nnx.Variable]:

@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from epochal import mixed_precision
+from epochal.registry.configurable import named_arguments
 
 
 class Node(nnx.Module):
@@ -18,7 +19,7 @@ class Node(nnx.Module):
     trainable: bool
     built: bool
     dtype_policy: Any
-    _arguments: Any
+    _place: str
 
     def check_policy(self, policy: Any) -> None:
         """Raises ValueError for a dtype policy that the layer cannot take."""
@@ -68,7 +69,7 @@ def set_policy(module: nnx.Module, policy: Any) -> None:
     """
     new = mixed_precision.get(policy)
     found = [layer for layer in walk(module) if isinstance(layer, Node)]
-    free = [layer for layer in found if layer._arguments.named.get("dtype") is None]
+    free = [layer for layer in found if named_arguments(layer).get("dtype") is None]
     for layer in free:
         layer.check_policy(new)
     for layer in free:
@@ -107,3 +108,11 @@ def flax_modules(module: nnx.Module) -> Iterator[nnx.Module]:
         return
     for child in children(module):
         yield from flax_modules(child)
+
+
+def name_places(module: nnx.Module, place: str = "model") -> None:
+    """Tells every layer in `module` where it is: "model/0/2" is the third layer in the first."""
+    if isinstance(module, Node):
+        module._place = place
+        for i, child in enumerate(children(module)):
+            name_places(child, f"{place}/{i}")

@@ -1,8 +1,10 @@
 """Convolution and pooling over channels-last arrays, each in the formulation that is fast on the platform at hand.
 
-On a CPU the gradients of XLA's own convolution and max-pooling inside a loop over steps are 5 to 50 times slower than
-outside it (jax-ml/jax#12868). There, shifted slices of the input are laid side by side and multiplied by the kernel in
-one matrix product ("patches"), and windows are reduced slice by slice. Elsewhere XLA's own operations are the best.
+On a CPU the gradients of XLA's own convolution and max-pooling inside a loop over steps are 5 to 300 times slower than
+outside it (jax-ml/jax#12868). There, as a rule over shapes says (`formulation`), gradients of convolutions are written
+in the form that has fast kernels ("canonical", see `convolution_canonical`), or shifted slices of the input are laid
+side by side and multiplied by the kernel in one matrix product ("patches"); and windows are reduced slice by slice.
+Elsewhere XLA's own operations are the best.
 
 Shapes below: n examples; `space` stands for one axis (1D) to three (3D); c channels in, f filters out.
 """
@@ -13,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Shaped
 
+from epochal.ops.kernels.convolution_canonical import convolve_canonical, convolve_transposed_canonical
 from epochal.ops.kernels.matmul import multiply
 
 Sizes = Sequence[int]
@@ -34,6 +37,13 @@ MAX_SLICES = 128
 # 2-core machine as fast as all at once or faster (68-85 against 107-175 ms a step for 32 x 34 x 34 x 64 -> 64), in a
 # fifth of the memory.
 PATCH_BYTES = 32 * 2**20
+# Patches, a matrix of (n * out) rows and K = cells * c columns, are faster than the canonical form up to so many rows
+# times K²: few columns are what the canonical form's kernels are slow with, and many rows do not fit into the caches.
+# Strides cost the canonical form more, as its gradients work on arrays with zeros in between. A transposed convolution
+# along one axis has a limit of its own; along two, patches have none. benchmarks/RESULTS-convolution.md has the grid.
+FEW, FEW_STRIDED, FEW_TRANSPOSED = 1e8, 4e8, 4e7
+# Groups are convolved one by one where all their patches have more values than this, unless they are more than these.
+MANY_VALUES, MOST_SPLIT = 2**20, 32
 
 
 def slices_are_faster() -> bool:
@@ -94,18 +104,73 @@ def convolve(
             f"Expected inputs at least as large as the kernel {tuple(window)} with dilation {dilation}, "
             f"got {tuple(space)}. Make the kernel smaller, or pad with padding='same'."
         )
-    x = x.astype(kernel.dtype)
-    if not slices_are_faster() or _slice_count(window) > MAX_SLICES:
+    return _convolve(x.astype(kernel.dtype), kernel, tuple(strides), pads, dilation, groups)
+
+
+def _convolve(x: Array, kernel: Any, strides: Sizes, pads: Pads, dilation: Sizes, groups: int) -> Array:
+    out = output_sizes(x.shape[1:-1], kernel.shape[:-2], strides, dilation, pads)
+    form = formulation(x.shape, kernel.shape, out, strides, groups)
+    if form == "xla":
         return _xla_convolve(x, kernel, strides, pads, dilation, groups)
+    if form == "canonical":
+        return convolve_canonical(x, kernel, strides, pads, dilation)
+    if form == "planes":
+        return _convolve_by_planes(x, kernel, strides, pads, dilation)
+    if form == "split":
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([_convolve(a, k, strides, pads, dilation, 1) for a, k in parts], -1)
     cut = functools.partial(_convolve_by_slices, kernel=kernel, strides=strides, dilation=dilation, groups=groups)
+    one_row = 0 if form == "scaled slices" else math.prod(out) * math.prod(kernel.shape[:-2]) * x.shape[-1]
     x = _pad(x, pads)
-    depthwise = groups > 1 and kernel.shape[-2] == 1
-    one_row = 0 if depthwise else math.prod(out) * math.prod(window) * x.shape[-1] * x.dtype.itemsize
-    pieces = _pieces(x.shape[0], one_row)
-    if pieces == 1 or math.prod(window) == 1:
+    pieces = _pieces(x.shape[0], one_row * x.dtype.itemsize)
+    if pieces == 1 or math.prod(kernel.shape[:-2]) == 1:
         return cut(x)
     y = lax.map(jax.checkpoint(cut), x.reshape(pieces, -1, *x.shape[1:]))
     return y.reshape(-1, *y.shape[2:])
+
+
+Formulation = Literal["xla", "product", "patches", "canonical", "planes", "split", "scaled slices"]
+
+
+def formulation(
+    shape: Sizes, kernel: Sizes, out: Sizes, strides: Sizes, groups: int = 1, transposed: bool = False
+) -> Formulation:
+    """How a convolution is computed. Shapes alone decide, so that results do not depend on the machine's load.
+
+    Args:
+        shape: the inputs', (n, *space, c).
+        kernel: the kernel's, (*window, part, f).
+        out: the sizes of the result's space.
+        strides: cells between neighbouring windows, for each axis of space.
+        groups: the number of groups.
+        transposed: whether this convolution is to be transposed.
+
+    Returns:
+        "product" of the inputs and a kernel of one cell; "patches" times the kernel; "canonical", see above; "planes":
+        the first of three axes as channels, and the others as another convolution; "split": one for each group;
+        "scaled slices": a sum for each channel by itself; "xla": what XLA makes of it.
+    """
+    cells, rows = math.prod(kernel[:-2]), shape[0] * math.prod(out)
+    if not slices_are_faster():
+        return "xla"
+    if groups > 1:
+        return _grouped(kernel, rows * cells * shape[-1], groups)
+    if cells == 1:
+        return "product"
+    if len(out) == 3 and kernel[0] <= MAX_SLICES:
+        return "planes"
+    if _slice_count(kernel[:-2]) > MAX_SLICES or (transposed and len(out) == 2):
+        return "canonical"
+    few = FEW_TRANSPOSED if transposed else FEW if max(strides) == 1 else FEW_STRIDED
+    return "patches" if rows * (cells * shape[-1]) ** 2 <= few else "canonical"
+
+
+def _grouped(kernel: Sizes, values: int, groups: int) -> Formulation:
+    if kernel[-2] > 1 and groups <= MOST_SPLIT and values > MANY_VALUES:
+        return "split"
+    if _slice_count(kernel[:-2]) > MAX_SLICES:
+        return "xla"
+    return "scaled slices" if kernel[-2] == 1 else "patches"
 
 
 def convolve_transposed(
@@ -127,14 +192,31 @@ def convolve_transposed(
         output_padding: cells more than the smallest result, for each axis; when not given, as many as make every input
             cell's window whole ("valid") or the result size * stride ("same").
     """
-    x, window = x.astype(kernel.dtype), kernel.shape[:-2]
+    x, window, strides = x.astype(kernel.dtype), kernel.shape[:-2], tuple(strides)
     reach = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
-    full = [(n - 1) * s + r for n, s, r in zip(x.shape[1:-1], strides, reach, strict=True)]
-    large = jax.ShapeDtypeStruct((x.shape[0], *full, kernel.shape[-2]), x.dtype)
-    (y,) = jax.linear_transpose(lambda z: convolve(z, kernel, strides, "valid", dilation), large)(x)
+    y = _convolve_transposed(x, kernel, strides, tuple(dilation))
     extra = output_padding or [None] * len(window)
     edges = [_transposed_edges(padding, r, s, e) for r, s, e in zip(reach, strides, extra, strict=True)]
     return lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), *((*e, 0) for e in edges), (0, 0, 0)])
+
+
+def _convolve_transposed(x: Array, kernel: Any, strides: Sizes, dilation: Sizes) -> Array:
+    """The whole transposed convolution, (n - 1) * stride + reach along each axis."""
+    window, filters = kernel.shape[:-2], kernel.shape[-2]
+    sizes = zip(x.shape[1:-1], window, strides, dilation, strict=True)
+    large = (x.shape[0], *((n - 1) * s + (w - 1) * d + 1 for n, w, s, d in sizes), filters)
+    form = formulation(large, kernel.shape, x.shape[1:-1], strides, transposed=True)
+    if form == "canonical":
+        return convolve_transposed_canonical(x, kernel, strides, dilation)
+    if form == "planes":
+        return _convolve_transposed_by_planes(x, kernel, strides, dilation)
+    if form == "xla":
+        direct = functools.partial(_xla_convolve, pads=[(0, 0)] * len(window), groups=1)
+    else:
+        direct = functools.partial(_convolve_by_slices, groups=1)
+    shape = jax.ShapeDtypeStruct(large, x.dtype)
+    (y,) = jax.linear_transpose(lambda z: direct(z, kernel, strides=strides, dilation=dilation), shape)(x)
+    return y
 
 
 def _transposed_edges(padding: str, reach: int, stride: int, extra: int | None) -> tuple[int, int]:
@@ -200,16 +282,44 @@ def _xla_convolve(x: Array, kernel: Any, strides: Sizes, pads: Pads, dilation: S
     )
 
 
+def _convolve_by_planes(x: Array, kernel: Any, strides: Sizes, pads: Pads, dilation: Sizes) -> Array:
+    """A convolution over volumes as one over images, whose channels are all that a window sees along the first axis."""
+    depth, *window = kernel.shape[:3]
+    x = _pad(x, [pads[0], (0, 0), (0, 0)])
+    slices = list(_windows(x, (depth, 1, 1), (strides[0], 1, 1), (dilation[0], 1, 1)))
+    planes = jnp.concatenate(slices, -1).reshape(-1, *x.shape[2:4], depth * x.shape[-1])
+    flat = jnp.moveaxis(kernel, 0, 2).reshape(*window, -1, kernel.shape[-1])
+    y = _convolve(planes, flat, strides[1:], pads[1:], dilation[1:], 1)
+    return y.reshape(x.shape[0], -1, *y.shape[1:])
+
+
+def _convolve_transposed_by_planes(x: Array, kernel: Any, strides: Sizes, dilation: Sizes) -> Array:
+    """A transposed one over images makes the planes that each plane adds to, as channels; then these are added."""
+    n, planes = x.shape[:2]
+    flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+    y = _convolve_transposed(x.reshape(-1, *x.shape[2:]), flat, strides[1:], dilation[1:])
+    y = y.reshape(n, planes, *y.shape[1:])
+    total = (kernel.shape[0] - 1) * dilation[0]
+
+    def placed(i: int, part: Array) -> Array:
+        before = i * dilation[0]
+        edges = [(0, 0, 0), (before, total - before, strides[0] - 1), *[(0, 0, 0)] * 3]
+        return lax.pad(part, np.zeros((), part.dtype), edges)
+
+    return functools.reduce(jnp.add, (placed(i, part) for i, part in enumerate(jnp.split(y, kernel.shape[0], -1))))
+
+
 def _convolve_by_slices(x: Array, kernel: AnyArray, strides: Sizes, dilation: Sizes, groups: int) -> Array:
     """A convolution of inputs that are padded already, as matrix products of shifted slices."""
     window, (part, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if groups == 1:
         return multiply(_patches(x, window, strides, dilation), kernel.reshape(-1, filters))
-    if part == 1:  # depthwise: a sum of scaled slices
-        weights = kernel.reshape(-1, groups, filters // groups)
-        slices = _windows(x, window, strides, dilation)
+    if part == 1:  # depthwise: a sum of scaled slices, in float32 as the kernel's gradient adds up all places
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        weights = kernel.reshape(-1, groups, filters // groups).astype(wide)
+        slices = _windows(x.astype(wide), window, strides, dilation)
         y = functools.reduce(jnp.add, (s[..., None] * w for s, w in zip(slices, weights, strict=True)))
-        return y.reshape(*y.shape[:-2], filters)
+        return y.reshape(*y.shape[:-2], filters).astype(x.dtype)
     patches = jnp.stack(list(_windows(x, window, strides, dilation)), -2)
     patches = patches.reshape(*patches.shape[:-1], groups, part)
     y = jnp.einsum("...kgp,kpgf->...gf", patches, kernel.reshape(-1, part, groups, filters // groups))

@@ -131,19 +131,31 @@ def recur(
     def backward(kept: Any, gradients: Any) -> Any:
         pull, used, kernel, bias = kept
         dz, dproduct, dstates = pull(gradients)
-        dkernel = jnp.zeros_like(kernel)
-        for (first, last), v in used.items():
-            columns = slice(first * units, last * units)
-            part = jnp.tensordot(v, dproduct[..., columns], ((0, 1), (0, 1)))
-            dkernel = dkernel.at[:, columns].add(part.astype(kernel.dtype))
+        dkernel = _kernel_gradient(kernel, used, dproduct)
         dbias = None if bias is None else dproduct.sum((0, 1)).astype(bias.dtype)
         return dz, dkernel, dbias, dstates, None, None
 
-    run: Callable = plain
-    if one_product:
-        run = jax.custom_vjp(plain)
-        run.defvjp(forward, backward)
+    if not one_product:
+        return plain(z, kernel, bias, states, real, drop)
+    run = jax.custom_vjp(plain)
+    run.defvjp(forward, backward)
     return run(z, kernel, bias, states, real, drop)
+
+
+def _kernel_gradient(kernel: Array, used: dict[tuple[int, int], Array], dproduct: Array) -> Array:
+    """The recurrent kernel's gradient, of all steps at once.
+
+    Args:
+        kernel: (units, gates * units).
+        used: first and last gate -> (t, n, units), what these columns were multiplied with.
+        dproduct: (t, n, gates * units), the products' gradient.
+    """
+    units, dkernel = kernel.shape[0], jnp.zeros_like(kernel)
+    for (first, last), v in used.items():
+        columns = slice(first * units, last * units)
+        part = jnp.tensordot(v, dproduct[..., columns], ((0, 1), (0, 1)))
+        dkernel = dkernel.at[:, columns].add(part.astype(kernel.dtype))
+    return dkernel
 
 
 def recur_cell(
