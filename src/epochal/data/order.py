@@ -1,4 +1,7 @@
-"""In which order an epoch visits the examples: a function of the seed and the epoch's number, and of nothing else."""
+"""In which order a pass visits the examples: a function of the run's seed and the pass's number.
+
+With `shuffle="batch"` it depends on the batch size that the pass was begun with, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The definition of epochs, steps and batches: everything that runs is on this page."""
+"""Epochs, passes and executions: in which order everything runs."""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ class Data:
         traversal: how they are gone through.
         stream: the batches, where the data is no arrays.
         class_weight: still to be put into what is read batch by batch; None: there is none, or it is in the weights.
+        drawn: the first batch of a stream as it came.
     """
 
     training: Training
@@ -76,6 +77,7 @@ class Data:
     traversal: Traversal
     stream: Stream | None = None
     class_weight: Any = None
+    drawn: Examples | None = None
 
     def in_batches(self, batch_size: Any) -> ArrayBatches | StreamBatches:
         """The data in batches of so many examples, of which stateful layers learn.
@@ -168,7 +170,7 @@ class StreamBatches:
         data = self.data
 
         def finish(batch: Examples) -> Examples:
-            batch = data.weight(align(data.training, batch))
+            batch = data.first if batch is data.drawn else data.weight(align(data.training, batch))
             check_labels(programs.objective, batch)
             return batch
 
@@ -243,9 +245,8 @@ def prepare(
         return _of_arrays(training, as_examples(x, y, sample_weight, method=method), traversal, class_weight)
     _refuse_beside_stream(x, method, y=y, sample_weight=sample_weight, batch_size=traversal.batch_size)
     stream, first = _opened(x, method, traversal, closing)
-    data = Data(training, align(training, first), traversal, stream, class_weight)
-    data.weight(data.first)  # refused before anything is trained
-    return data
+    ready = apply_class_weight(training, align(training, first), class_weight)  # refused before anything is trained
+    return Data(training, ready, traversal, stream, class_weight, first)
 
 
 def prepare_inputs(training: Training, x: Any, traversal: Traversal, closing: ExitStack) -> Data:
